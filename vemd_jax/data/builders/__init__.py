@@ -1,0 +1,1 @@
+"""One module a dataset: how its official files are laid out."""

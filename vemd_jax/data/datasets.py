@@ -1,0 +1,367 @@
+"""Facts about every dataset: classes, labels, splits, metrics, targets.
+
+The only place that states them. Names of splits are ours ('train', 'val',
+'test', ...); file labels are compared after `normalize_label`. Nothing here
+reads a file.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+# The learning rate of the reference; its epochs lie between 50 and 400.
+LEARNING_RATE = 1e-4
+EPOCHS_RANGE = (50, 400)
+
+ENGAGEMENT_NOTICE = (
+    'The EU AI Act, Article 5(1)(f), prohibits inferring emotions in '
+    'workplaces and educational institutions (medical and safety uses aside); '
+    'engagement in a classroom is covered.'
+)
+
+
+class Published(NamedTuple):
+  """One published number.
+
+  Attributes:
+    value: in percent.
+    metric: name of the metric, as in `Dataset.metrics` where it is one of them.
+    split: the split it was measured on, as far as stated.
+    source: who and where.
+  """
+
+  value: float
+  metric: str
+  split: str
+  source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+  """What is known about one dataset.
+
+  Attributes:
+    name: the name in configs and on the command line.
+    title: the name in print.
+    kind: 'group', 'individual' or 'structure' (no emotion label).
+    media: 'image', 'video' or 'frames' (a folder of frames a clip).
+    frames: frames T a sample.
+    more_frames: other T that publications use.
+    classes: class names in our order.
+    file_labels: normalised label of the official files -> class number; the
+      class names themselves need not stand here.
+    dropped_labels: normalised file label -> why such samples are left out.
+    splits: split -> official number of samples, None where it is not known.
+      With folds, 'train' and 'test' exist once a fold, and the number is that
+      of all samples.
+    counts_source: where the numbers of samples come from.
+    folds: number of folds, 0 without.
+    choose_split: the split that chooses the checkpoint; 'holdout' is a part of
+      train that is held out, for datasets whose evaluation split is the
+      official one.
+    report_splits: the splits whose numbers are reported.
+    metrics: official metrics, the leading one first.
+    published: numbers to compare with, VE-MD first.
+    labels, bodies, faces, audio, text: the signals that it has. Bodies and
+      faces are those worth annotating; only COCO is distributed with them.
+    batch_size: clips a batch in the reference.
+    epochs: ours, within the reference's range.
+    learning_rate: of the reference.
+    notice: a warning printed at preparation.
+  """
+
+  name: str
+  title: str
+  kind: str
+  media: str
+  frames: int
+  classes: tuple[str, ...] = ()
+  file_labels: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  dropped_labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  splits: Mapping[str, int | None] = dataclasses.field(default_factory=dict)
+  counts_source: str = ''
+  more_frames: tuple[int, ...] = ()
+  folds: int = 0
+  choose_split: str = 'holdout'
+  report_splits: tuple[str, ...] = ()
+  metrics: tuple[str, ...] = ()
+  published: tuple[Published, ...] = ()
+  labels: bool = True
+  bodies: bool = True
+  faces: bool = True
+  audio: bool = False
+  text: bool = False
+  batch_size: int = 10
+  epochs: int = 100
+  learning_rate: float = LEARNING_RATE
+  notice: str = ''
+
+
+_VEMD = 'VE-MD, arXiv 2604.02397'
+
+DATASETS: Mapping[str, Dataset] = MappingProxyType({
+    d.name: d
+    for d in (
+        Dataset(
+            name='gaf3',
+            title='GAF-3.0',
+            kind='group',
+            media='image',
+            frames=1,
+            # Also the default meaning of the labels 0, 1, 2 of the flat layout.
+            classes=('negative', 'neutral', 'positive'),
+            splits={'train': 9815, 'val': 4346},
+            counts_source='EmotiW 2018, group-level emotion (GAF 3.0)',
+            report_splits=('val',),
+            metrics=('accuracy', 'macro_f1'),
+            published=(
+                Published(
+                    90.06,
+                    'accuracy',
+                    'not stated, presumably val',
+                    f'{_VEMD}, abstract',
+                ),
+            ),
+            batch_size=32,
+        ),
+        Dataset(
+            name='vgaf',
+            title='VGAF',
+            kind='group',
+            media='video',
+            frames=5,
+            more_frames=(25,),
+            classes=('positive', 'neutral', 'negative'),
+            file_labels={'1': 0, '2': 1, '3': 2},
+            # The labels of Test are not handed out.
+            splits={'train': 2661, 'val': 766, 'test': 756},
+            counts_source='EmotiW 2020/2023, audio-video group emotion',
+            report_splits=('val',),
+            metrics=('accuracy',),
+            published=(
+                Published(
+                    82.25,
+                    'accuracy',
+                    'not stated; with audio fusion',
+                    f'{_VEMD}, abstract',
+                ),
+                Published(79.24, 'accuracy', 'val', 'arXiv 2312.05265'),
+                Published(75.13, 'accuracy', 'test', 'arXiv 2312.05265'),
+                Published(66.40, 'accuracy', 'test', 'K-injection network'),
+                Published(47.88, 'accuracy', 'test', 'challenge baseline'),
+            ),
+            audio=True,
+            batch_size=8,
+        ),
+        Dataset(
+            name='samsemo',
+            title='SAMSEMO',
+            kind='individual',
+            media='video',
+            frames=10,
+            classes=('happiness', 'neutral', 'sadness', 'anger', 'surprise'),
+            # Disgust is counted as anger, as in VE-MD.
+            file_labels={'disgust': 3},
+            dropped_labels={'fear': 'label fear is not used'},
+            splits={'train': None, 'val': None, 'test': None},
+            choose_split='val',
+            report_splits=('test',),
+            # The official metric is the mean multi-label F1.
+            metrics=('accuracy', 'macro_f1', 'multilabel_f1'),
+            published=(
+                Published(
+                    77.9, 'accuracy', 'not stated; with text', f'{_VEMD}'
+                ),
+            ),
+            audio=True,
+            text=True,
+        ),
+        Dataset(
+            name='dfew',
+            title='DFEW',
+            kind='individual',
+            media='frames',
+            frames=16,
+            classes=(
+                'happy', 'sad', 'neutral', 'angry', 'surprise', 'disgust',
+                'fear',
+            ),
+            file_labels={str(i + 1): i for i in range(7)},
+            splits={'folds': 11697},
+            counts_source='DFEW, single-labelled clips',
+            folds=5,
+            report_splits=('test',),
+            # WAR is accuracy, UAR macro recall; both are averaged over folds.
+            metrics=('war', 'uar'),
+            published=(
+                Published(82.46, 'war', 'mean of 5 folds', 'HumanOmni'),
+                Published(74.86, 'uar', 'mean of 5 folds', 'HumanOmni'),
+                Published(77.51, 'war', 'mean of 5 folds', 'MMA-DFER'),
+                Published(67.01, 'uar', 'mean of 5 folds', 'MMA-DFER'),
+                Published(74.43, 'war', 'mean of 5 folds', 'MAE-DFER'),
+                Published(63.41, 'uar', 'mean of 5 folds', 'MAE-DFER'),
+            ),
+            bodies=False,
+        ),
+        Dataset(
+            name='mer2023',
+            title='MER2023-MULTI',
+            kind='individual',
+            media='video',
+            frames=10,
+            classes=(
+                'neutral', 'angry', 'happy', 'sad', 'worried', 'surprise',
+            ),
+            # test1 is MULTI, test2 NOISE, test3 the labelled part of SEMI.
+            splits={'train': 3373, 'test1': 411, 'test2': 412, 'test3': 834},
+            counts_source='MER 2023 challenge, arXiv 2304.08981',
+            report_splits=('test1', 'test2', 'test3'),
+            metrics=('weighted_f1', 'accuracy'),
+            published=(
+                Published(90.36, 'weighted_f1', 'test3', 'Emotion-LLaMA'),
+                Published(86.75, 'weighted_f1', 'test3', 'challenge baseline'),
+            ),
+            audio=True,
+            text=True,
+        ),
+        Dataset(
+            name='mer2023_semi',
+            title='MER2023-SEMI, unlabelled part',
+            kind='structure',
+            media='video',
+            frames=5,
+            splits={'train': None},
+            choose_split='holdout',
+            report_splits=('holdout',),
+            metrics=('heatmap_error',),
+            labels=False,
+            audio=True,
+        ),
+        Dataset(
+            name='engagenet',
+            title='EngageNet',
+            kind='individual',
+            media='video',
+            frames=10,
+            classes=(
+                'not-engaged', 'barely-engaged', 'engaged', 'highly-engaged',
+            ),
+            file_labels={str(i): i for i in range(4)},
+            dropped_labels={
+                'snp(subject-not-present)': 'SNP: subject not present',
+                'snp': 'SNP: subject not present',
+            },
+            splits={'train': 7983, 'val': 1071, 'test': 2257},
+            counts_source='EngageNet, published baselines',
+            choose_split='val',
+            report_splits=('test',),
+            metrics=('accuracy', 'macro_f1'),
+            published=(
+                Published(74.7, 'accuracy', 'test', 'best found, 2024'),
+                Published(71.3, 'accuracy', 'val', 'best found, 2024'),
+                Published(68.91, 'accuracy', 'val', 'TCCT-Net'),
+            ),
+            notice=ENGAGEMENT_NOTICE,
+        ),
+        Dataset(
+            name='coco',
+            title='COCO keypoints 2017 (+ WholeBody faces)',
+            kind='structure',
+            media='image',
+            frames=1,
+            splits={'train': 118287, 'val': 5000},
+            counts_source='COCO 2017, all images',
+            choose_split='val',
+            report_splits=('val',),
+            metrics=('heatmap_error', 'pck'),
+            labels=False,
+        ),
+    )
+})  # fmt: skip
+
+
+def get(name: str) -> Dataset:
+  """The facts about a dataset.
+
+  Args:
+    name: its name.
+
+  Returns:
+    The facts.
+
+  Raises:
+    ValueError: there is no such dataset.
+  """
+  if name not in DATASETS:
+    raise ValueError(
+        f'unknown dataset {name!r}; expected one of {", ".join(DATASETS)}'
+    )
+  return DATASETS[name]
+
+
+def normalize_label(text: str) -> str:
+  """A label as files have it, without what varies between copies.
+
+  Args:
+    text: label as read; letter case, quotes, outer blanks, and whether words
+      are joined by a blank, '_' or '-' do not matter, nor does '1.0' for '1'.
+
+  Returns:
+    The normalised label.
+  """
+  text = text.strip().strip('\'"').strip().casefold()
+  text = '-'.join(text.replace('_', ' ').replace('-', ' ').split())
+  head, dot, tail = text.partition('.')
+  return head if dot and head.isdigit() and not tail.strip('0') else text
+
+
+def class_of(
+    dataset: Dataset, text: str, label_order: tuple[str, ...] = ()
+) -> int:
+  """The class of a label in an official file.
+
+  Args:
+    dataset: facts.
+    text: label as read.
+    label_order: what the labels 0, 1, ... mean, as class names; () where the
+      table says it.
+
+  Returns:
+    Class number.
+
+  Raises:
+    ValueError: no class has this label; the message is the reason for which
+      the sample is left out.
+  """
+  label = normalize_label(text)
+  if label in dataset.classes:
+    return dataset.classes.index(label)
+  if label.isdigit() and int(label) < len(label_order):
+    return dataset.classes.index(label_order[int(label)])
+  if label in dataset.file_labels and not label_order:
+    return dataset.file_labels[label]
+  if label in dataset.dropped_labels:
+    raise ValueError(dataset.dropped_labels[label])
+  if not label:
+    raise ValueError('label is empty')
+  raise ValueError(f'unknown label {text.strip()[:40]!r}')
+
+
+def holdout_value(dataset: str, group: str) -> float:
+  """Where a source video, subject or sample lies for a held-out part of train.
+
+  Everything of one group has the same value, so that no subject or source
+  video is on both sides. A share s of train is held out by `value < s`.
+
+  Args:
+    dataset: its name.
+    group: name of the subject, source video or sample.
+
+  Returns:
+    A number in [0, 1), the same on every machine.
+  """
+  digest = hashlib.blake2b(f'{dataset}/{group}'.encode(), digest_size=8)
+  # 53 bits, so that it is exact and below 1 in float64.
+  return (int.from_bytes(digest.digest(), 'big') >> 11) / 2**53

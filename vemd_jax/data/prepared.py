@@ -1,0 +1,247 @@
+"""Reads what `vemd_jax.data.prepare` wrote, and annotations beside it.
+
+`annotations.jsonl` has the folder format (see `vemd_jax.data.folder`): `file`
+as in index.jsonl, and for clips `frame`, the number of the stored frame.
+Keypoints that the dataset came with are not replaced.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from vemd_jax.data import datasets, folder, video
+
+
+class PreparedSource:
+  """Random access to the records of one split.
+
+  Attributes:
+    classes: names, in the order of the label numbers.
+    labels: [n] int32, -1 without label.
+    files: names as in index.jsonl.
+    report: what was read and left out here; what preparation left out stands
+      in report.json.
+  """
+
+  def __init__(
+      self,
+      root: str | Path,
+      name: str = '',
+      split: str = 'train',
+      fold: int = 0,
+      holdout: float = 0.0,
+      frames: int = 0,
+      unlabelled_people: str = 'keep',
+      max_unreadable: float = 0.05,
+      audio: folder.Features | None = None,
+      text: folder.Features | None = None,
+  ):
+    """Opens prepared data.
+
+    Args:
+      root: the folder that was given as `--out`.
+      name: dataset that must be there; '' takes what is there.
+      split: one of the prepared splits; of a dataset with folds 'train' or
+        'test'. 'holdout' is the held-out part of train.
+      fold: 1 .. number of folds; 0 without folds.
+      holdout: share of train that is held out; whole subjects or source videos
+        where names tell them. 'train' is what remains.
+      frames: of a clip with more so many are given, evenly spread; 0 all.
+      unlabelled_people: what is done with an image that has crowds or people
+        without joints (COCO): 'keep' leaves its labelled people as targets, if
+        it has any, and the others count as background; 'mask' makes all of it
+        unannotated.
+      max_unreadable: largest share of annotation lines that may be left out.
+      audio: name of a file -> float32 [Ta, M] or None, where no spectrogram is
+        stored.
+      text: name of a file -> float32 [Tt, E] or None.
+
+    Raises:
+      FileNotFoundError: there is no complete preparation.
+      ValueError: split, fold or name do not fit it, or the split is empty.
+    """
+    root = Path(root)
+    made_file = root / 'prepared.json'
+    if not made_file.exists():
+      raise FileNotFoundError(
+          f'{root} holds no complete preparation (no prepared.json); make it '
+          f'with python -m vemd_jax.data.prepare {name or "DATASET"} '
+          f'--source=DIR --out={root}'
+      )
+    made = json.loads(made_file.read_text(encoding='utf-8'))
+    if name and name != made['dataset']:
+      raise ValueError(f'{root} holds {made["dataset"]}, not {name}')
+    if unlabelled_people not in ('keep', 'mask'):
+      raise ValueError(
+          f'unlabelled_people={unlabelled_people!r}: expected keep or mask'
+      )
+    self.name = made['dataset']
+    self.classes = tuple(made['classes'])
+    self._root, self._frames = root, frames
+    self._audio, self._text = audio, text
+    self._mask_unlabelled = unlabelled_people == 'mask'
+    if 'label order' in made['facts']:
+      logging.info('%s: labels %s', root, made['facts']['label order'])
+    everything = _lines(root)
+    self._stored, self._positions, lines = _select(
+        root, made, everything, split, fold, holdout
+    )
+    self.files = [line['file'] for line in lines]
+    self.labels = np.array([line['label'] for line in lines], np.int32)
+    counts = Counter(self.labels.tolist())
+    self.report = folder.Report(
+        split,
+        samples=len(self.files),
+        classes={c: counts[i] for i, c in enumerate(self.classes)},
+        unlabelled=counts[-1],
+    )
+    found = _Annotations(
+        root,
+        self.files,
+        [line['frames'] for line in lines],
+        {line['file'] for line in everything},
+        self.report,
+        max_unreadable,
+    )
+    self._annotations = found.by_row
+    annotated = {i for i, line in enumerate(lines) if line.get('annotated')}
+    self.report.annotated = len(annotated | found.by_row.keys())
+    self._data = None
+
+  def __len__(self) -> int:
+    return len(self.files)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    """A record as `vemd_jax.data.transforms.decode` takes it.
+
+    Besides, where the dataset has them: `ignore_boxes` float32 [n, 4]
+    (x1, y1, x2, y2) of crowds and people without joints, `label_multi_hot`
+    int32 [C], `transcript`.
+    """
+    if self._data is None:
+      # Opened where it is used: a worker process opens its own.
+      self._data = _open(self._root, self._stored)
+    stored = self._data[int(self._positions[index])]
+    frames = stored['frames']
+    chosen = list(range(len(frames)))
+    if self._frames and len(frames) > self._frames:
+      chosen = video.spread(len(frames), self._frames).tolist()
+    record = {
+        'file': self.files[index],
+        'label': int(self.labels[index]),
+        'frames': [frames[c] for c in chosen],
+    }
+    # Only images come with keypoints, so a clip's frames have none here.
+    ignore = np.asarray(stored['ignore_boxes'], np.float32)
+    given = {
+        'annotation_size': None,
+        'bodies': _people(stored['bodies'], stored['num_bodies']),
+        'faces': _people(stored['faces'], stored['num_faces']),
+    }
+    for key in ('bodies', 'faces'):
+      # People without joints and nobody else is not the same as nobody.
+      if len(ignore) and given[key] is not None and (
+          self._mask_unlabelled or not len(given[key])
+      ):
+        given[key] = None
+    found = self._annotations.get(index, {})
+    for i, (key, value) in enumerate(given.items()):
+      record[key] = [
+          value if value is not None or c not in found else found[c][i]
+          for c in chosen
+      ]
+    if len(ignore):
+      record['ignore_boxes'] = ignore
+    several = np.asarray(stored['label_multi_hot'], np.int32)
+    if len(several):
+      record['label_multi_hot'] = several
+    if stored['transcript']:
+      record['transcript'] = stored['transcript'].decode()
+    if len(stored['audio']):
+      record['audio'] = np.asarray(stored['audio'], np.float32)
+    elif self._audio is not None:
+      record['audio'] = self._audio(record['file'])
+    if self._text is not None:
+      record['text_embedding'] = self._text(record['file'])
+    return record
+
+  def __getstate__(self) -> dict[str, Any]:
+    return {**self.__dict__, '_data': None}
+
+
+class _Annotations(folder.Folder):
+  """The folder format's reader of annotations.jsonl, on prepared data.
+
+  Attributes:
+    by_row: row -> stored frame -> ((width, height) or None, bodies, faces).
+  """
+
+  def __init__(self, root, files, frames, known, report, max_unreadable):
+    self._root, self.files, self.report = root, files, report
+    self._clips = [list(map(str, range(n))) if n > 1 else None for n in frames]
+    self._parts = [('body', 'bodies'), ('face', 'faces')]
+    self._annotations: dict[int, dict[int, tuple]] = {}
+    self._read_annotations(known, max_unreadable)
+    self.by_row = self._annotations
+
+
+def _open(root: Path, split: str):
+  # Slow to import, and not needed by those who only list the files.
+  import tensorflow_datasets as tfds
+
+  return tfds.builder_from_directory(root / 'data').as_data_source(split)
+
+
+def _people(keypoints, count) -> np.ndarray | None:
+  return None if count < 0 else np.asarray(keypoints, np.float32)
+
+
+def _lines(root: Path) -> list[dict[str, Any]]:
+  rows = (root / 'index.jsonl').read_text(encoding='utf-8').split('\n')
+  return [json.loads(row) for row in rows if row]
+
+
+def _select(
+    root: Path,
+    made: Mapping[str, Any],
+    everything: list[dict[str, Any]],
+    split: str,
+    fold: int,
+    holdout: float,
+) -> tuple[str, np.ndarray, list[dict[str, Any]]]:
+  """TFDS split, positions in it, and index lines of what was asked for."""
+  facts = datasets.get(made['dataset'])
+  if not 0 <= holdout < 1:
+    raise ValueError(f'holdout={holdout}: expected 0 <= share < 1')
+  if split == 'holdout' and not holdout:
+    raise ValueError("split 'holdout' needs a share: set holdout")
+  if facts.folds and not 1 <= fold <= facts.folds:
+    raise ValueError(
+        f'fold={fold}: {facts.title} has folds 1 .. {facts.folds}'
+    )
+  if fold and not facts.folds:
+    raise ValueError(f'fold={fold}: {facts.title} has no folds')
+  wanted = 'train' if split == 'holdout' else split
+  known = ('train', 'test') if facts.folds else tuple(made['splits'])
+  if wanted not in known:
+    raise ValueError(
+        f'{root} has no split {split!r}; it has {", ".join(known)}'
+    )
+  stored = 'folds' if facts.folds else wanted
+  lines = [line for line in everything if line['split'] == stored]
+  positions = []
+  for i, line in enumerate(lines):
+    if facts.folds and line['folds'][fold - 1] != known.index(wanted) + 1:
+      continue
+    held_out = line['holdout'] < holdout
+    if wanted == 'train' and held_out != (split == 'holdout'):
+      continue
+    positions.append(i)
+  if not positions:
+    raise ValueError(f'{root}: split {split!r} is empty')
+  return stored, np.array(positions), [lines[i] for i in positions]
