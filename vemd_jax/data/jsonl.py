@@ -1,0 +1,155 @@
+"""Files of one JSON object a line that survive an interruption.
+
+Lines are appended whole and flushed. A sidecar `NAME.meta.json` says what they
+were made with, so that lines of two makings never stand in one file.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import IO, Any
+
+
+def read(path: pathlib.Path) -> list[dict[str, Any]]:
+  """Reads all whole lines.
+
+  Args:
+    path: the file.
+
+  Returns:
+    The objects, in the file's order. A last line without its line end is torn
+    (the writer was stopped) and does not count.
+
+  Raises:
+    ValueError: a whole line is not a JSON object.
+  """
+  # Split at b'\n' alone: a file name may hold other line separators.
+  lines = path.read_bytes().split(b'\n')[:-1]
+  objects = []
+  for number, line in enumerate(lines, 1):
+    if not line.strip():
+      continue
+    try:
+      value = json.loads(line)
+    except ValueError as error:
+      raise ValueError(f'{path} line {number}: not JSON ({error})') from error
+    if not isinstance(value, dict):
+      raise ValueError(f'{path} line {number}: expected an object')
+    objects.append(value)
+  return objects
+
+
+def resume(
+    path: pathlib.Path, made_with: Mapping[str, Any], overwrite: bool = False
+) -> list[dict[str, Any]]:
+  """Makes a file ready to be appended to.
+
+  Drops a torn last line; writes the sidecar of a new file.
+
+  Args:
+    path: the file; it need not exist.
+    made_with: what the lines depend on, as plain JSON values.
+    overwrite: starts anew where the existing lines were made with something
+      else; the old file is kept as `NAME.bak`.
+
+  Returns:
+    The lines that are there already.
+
+  Raises:
+    ValueError: the existing lines were made with something else.
+  """
+  sidecar = meta_path(path)
+  made_with = json.loads(json.dumps(made_with))
+  found = meta(path)
+  if path.exists() and path.stat().st_size and found != made_with:
+    if not overwrite:
+      before = 'something else' if found is None else json.dumps(found)
+      raise ValueError(
+          f'{path} was made with {before}, not with {json.dumps(made_with)}; '
+          '--overwrite starts anew and keeps the old file as '
+          f'{path.name}.bak, --out writes elsewhere'
+      )
+    path.replace(path.with_name(path.name + '.bak'))
+  path.parent.mkdir(parents=True, exist_ok=True)
+  part = sidecar.with_name(sidecar.name + '.part')
+  part.write_text(json.dumps(made_with, indent=2) + '\n', encoding='utf-8')
+  part.replace(sidecar)
+  drop_torn_line(path)
+  return read(path) if path.exists() else []
+
+
+def drop_torn_line(path: pathlib.Path) -> None:
+  """Cuts off a last line that was not written whole."""
+  if not path.exists():
+    return
+  content = path.read_bytes()
+  whole = content.rfind(b'\n') + 1
+  if whole < len(content):
+    with path.open('r+b') as file:
+      file.truncate(whole)
+
+
+@contextlib.contextmanager
+def lock(path: pathlib.Path) -> Iterator[None]:
+  """Keeps other processes from writing to the same folder.
+
+  Args:
+    path: the file that will be written; its folder is made.
+
+  Yields:
+    Nothing.
+
+  Raises:
+    RuntimeError: another process has the lock.
+  """
+  path.parent.mkdir(parents=True, exist_ok=True)
+  folder = os.open(path.parent, os.O_RDONLY)
+  try:
+    try:
+      fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise RuntimeError(
+          f'another process writes to {path.parent}'
+      ) from None
+    except OSError:
+      pass  # A network file system without locks: go on without.
+    yield
+  finally:
+    os.close(folder)
+
+
+def append(file: IO[str], *objects: Mapping[str, Any]) -> None:
+  """Writes lines in one piece and hands them to the operating system.
+
+  Args:
+    file: opened for appending as UTF-8 with newline=''.
+    *objects: one a line.
+  """
+  file.write(
+      ''.join(
+          json.dumps(o, ensure_ascii=False, separators=(',', ':')) + '\n'
+          for o in objects
+      )
+  )
+  file.flush()
+
+
+def open_to_append(path: pathlib.Path) -> IO[str]:
+  """Opens a file for `append`."""
+  return path.open('a', encoding='utf-8', newline='')
+
+
+def meta_path(path: pathlib.Path) -> pathlib.Path:
+  """`annotations.jsonl` -> `annotations.meta.json`."""
+  return path.with_name(path.stem + '.meta.json')
+
+
+def meta(path: pathlib.Path) -> dict[str, Any] | None:
+  """What a file's lines were made with; None where nothing says it."""
+  sidecar = meta_path(path)
+  if not sidecar.exists():
+    return None
+  return json.loads(sidecar.read_text(encoding='utf-8'))

@@ -1,0 +1,113 @@
+"""All rows of a dataset on disk, of every split: a folder or prepared data."""
+
+import contextlib
+import csv
+import functools
+import json
+import pathlib
+from typing import Any
+
+from vemd_jax.data import datasets, folder, prepared
+
+
+class Rows:
+  """Random access to the records of all splits, each file once.
+
+  Attributes:
+    files: names of the rows.
+    is_prepared: whether `vemd_jax.data.prepare` made the data.
+    problems: a line for each file that cannot be used, and their number.
+  """
+
+  def __init__(self, data: str | pathlib.Path):
+    """Lists the rows.
+
+    Args:
+      data: a folder with `labels.csv`, or the `--out` of
+        `vemd_jax.data.prepare`.
+
+    Raises:
+      FileNotFoundError: it is neither.
+      ValueError: it cannot be read, or no split has a usable file.
+    """
+    data = pathlib.Path(data)
+    self.is_prepared = (data / 'prepared.json').exists()
+    self.problems: list[str] = []
+    self.left_out = 0
+    sources = _prepared(data) if self.is_prepared else self._folder(data)
+    self.files: list[str] = []
+    self._places = []
+    known = set()
+    for source in sources:
+      for i, file in enumerate(source.files):
+        if file not in known:
+          known.add(file)
+          self.files.append(file)
+          self._places.append((source, i))
+
+  def __len__(self) -> int:
+    return len(self.files)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    source, i = self._places[index]
+    return source[i]
+
+  def _folder(self, data: pathlib.Path) -> list[folder.Folder]:
+    failures = []
+    sources = []
+    for split in _splits(data):
+      try:
+        source = folder.Folder(
+            data, split, bodies=False, faces=False, max_unreadable=1.0
+        )
+      except ValueError as error:
+        failures.append(str(error))
+        continue
+      self.left_out += source.report.left_out
+      self.problems += source.report.problems
+      sources.append(source)
+    if failures and not sources:
+      raise ValueError(failures[0])
+    self.problems += failures
+    return sources
+
+
+def _splits(data: pathlib.Path) -> list[str]:
+  """Values of the column `split`, as first spelled."""
+  path = data / 'labels.csv'
+  if not path.exists():
+    raise FileNotFoundError(
+        f'{path} does not exist; expected a folder with labels.csv, or one '
+        'that vemd_jax.data.prepare has made'
+    )
+  with path.open(encoding='utf-8-sig', newline='') as file:
+    rows = csv.reader(file)
+    header = [cell.strip().casefold() for cell in next(rows, [])]
+    if 'split' not in header:
+      raise ValueError(f'{path}:1: no column split')
+    column = header.index('split')
+    names: dict[str, str] = {}
+    for row in rows:
+      if len(row) > column:
+        name = row[column].strip()
+        names.setdefault(name.casefold(), name)
+  return list(names.values())
+
+
+def _prepared(data: pathlib.Path) -> list[prepared.PreparedSource]:
+  """Every split; with folds a sample stands in several of them."""
+  made = json.loads((data / 'prepared.json').read_text(encoding='utf-8'))
+  folds = datasets.get(made['dataset']).folds
+  # Not complaining about annotations is what lets them be completed.
+  open_split = functools.partial(
+      prepared.PreparedSource, data, max_unreadable=1.0
+  )
+  if not folds:
+    return [open_split(split=split) for split in made['splits']]
+  sources = []
+  for fold in range(1, folds + 1):
+    for split in ('train', 'test'):
+      # A fold whose list was not there is empty.
+      with contextlib.suppress(ValueError):
+        sources.append(open_split(split=split, fold=fold))
+  return sources
