@@ -1,0 +1,231 @@
+"""Trainable encoders: an image to a grid of latent features."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from vemd_jax import import_path
+from vemd_jax.models import layers, vit
+
+# Bottleneck blocks a stage (arXiv 1512.03385, table 1).
+RESNETS = {
+    'resnet50': (3, 4, 6, 3),
+    'resnet101': (3, 4, 23, 3),
+    'resnet152': (3, 8, 36, 3),
+}
+
+# Trunk, and the side of the convolution that brings its grid down to 7 x 7.
+VIT_ENCODERS = {
+    'vit_b': (
+        {
+            'patch': 16, 'dim': 768, 'depth': 12, 'heads': 12,
+            'pre_norm': False, 'epsilon': 1e-12,
+        },
+        8,
+    ),
+    'vit_l': (vit.VITS['clip_vit_l_14'], 10),
+}  # fmt: skip
+
+
+class ResidualEncoder(nn.Module):
+  """Convolution 7 x 7, then ResDown blocks that double the channels.
+
+  Attributes:
+    width: channels of the first convolution.
+    blocks: number of ResDown blocks; the grid is the image / 2^blocks.
+    stem_stride: stride of the first convolution; the reference has 1.
+    dim: latent channels.
+    dtype: dtype of the computation.
+  """
+
+  width: int = 64
+  blocks: int = 5
+  stem_stride: int = 1
+  dim: int = 512
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
+    """[N, H, W, 3] normalised float -> [N, h, w, dim]."""
+    x = nn.Conv(
+        self.width, (7, 7), strides=self.stem_stride, padding=3,
+        dtype=self.dtype, kernel_init=nn.initializers.he_normal(), name='stem',
+    )(image)  # fmt: skip
+    x = nn.elu(x)
+    for i in range(self.blocks):
+      block = layers.ResDown(
+          self.width * 2 ** (i + 1), self.dtype, name=f'block_{i}'
+      )
+      x = block(x, train=train)
+    return nn.Conv(self.dim, (1, 1), dtype=self.dtype, name='projection')(x)
+
+
+class _Bottleneck(nn.Module):
+  """Bottleneck block v1.5: the stride is on the 3 x 3 convolution."""
+
+  features: int
+  stride: int
+  dtype: DTypeLike
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def conv_norm(x, features, size, stride, conv, norm):
+      x = nn.Conv(
+          features, (size, size), strides=stride, padding=size // 2,
+          use_bias=False, dtype=self.dtype, name=conv,
+          kernel_init=nn.initializers.he_normal(),
+      )(x)  # fmt: skip
+      return layers.BatchNorm(dtype=self.dtype, name=norm)(x, train=train)
+
+    out = 4 * self.features
+    y = nn.relu(conv_norm(x, self.features, 1, 1, 'conv1', 'norm1'))
+    y = nn.relu(conv_norm(y, self.features, 3, self.stride, 'conv2', 'norm2'))
+    y = conv_norm(y, out, 1, 1, 'conv3', 'norm3')
+    if x.shape[-1] != out or self.stride != 1:
+      x = conv_norm(x, out, 1, self.stride, 'skip', 'skip_norm')
+    return nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+  """Trunk of a bottleneck ResNet, torchvision's v1.5.
+
+  Attributes:
+    depths: blocks a stage.
+    width: channels of the stem; 64 in the published networks.
+    dtype: dtype of the computation.
+  """
+
+  depths: tuple[int, ...]
+  width: int = 64
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
+    """[N, H, W, 3] normalised float -> [N, H / 32, W / 32, 32 width]."""
+    x = nn.Conv(
+        self.width, (7, 7), strides=2, padding=3, use_bias=False,
+        dtype=self.dtype, kernel_init=nn.initializers.he_normal(), name='stem',
+    )(image)  # fmt: skip
+    x = layers.BatchNorm(dtype=self.dtype, name='norm')(x, train=train)
+    x = nn.max_pool(nn.relu(x), (3, 3), (2, 2), ((1, 1), (1, 1)))
+    for i, depth in enumerate(self.depths):
+      for j in range(depth):
+        block = _Bottleneck(
+            self.width * 2**i, 2 if i and not j else 1, self.dtype,
+            name=f'stage_{i}_block_{j}',
+        )  # fmt: skip
+        x = block(x, train=train)
+    return x
+
+
+class ResNetEncoder(nn.Module):
+  """ResNet trunk and a 1 x 1 convolution to the latent channels.
+
+  Attributes:
+    depths: blocks a stage.
+    width: channels of the stem.
+    dim: latent channels.
+    dtype: dtype of the computation.
+  """
+
+  depths: tuple[int, ...]
+  width: int = 64
+  dim: int = 512
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
+    """[N, H, W, 3] normalised float -> [N, h, w, dim]."""
+    trunk = ResNet(self.depths, self.width, self.dtype, name='trunk')
+    x = trunk(image, train=train)
+    return nn.Conv(self.dim, (1, 1), dtype=self.dtype, name='projection')(x)
+
+
+class ViTEncoder(nn.Module):
+  """ViT patch tokens as a grid, brought down by one valid convolution.
+
+  Attributes:
+    trunk: fields of `vit.VisionTransformer`.
+    kernel: side of the convolution; the grid shrinks by `kernel - 1`.
+    dim: latent channels.
+    token_order: 'grid' puts each patch at its place. 'reference' takes the
+      first h w tokens, class token included, and reads their numbers as
+      channels first, as the reference's weights expect.
+    dtype: dtype of the computation.
+  """
+
+  trunk: dict
+  kernel: int
+  dim: int = 512
+  token_order: str = 'grid'
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
+    """[N, H, W, 3] normalised float -> [N, h, w, dim]."""
+    del train  # There is neither dropout nor a batch norm.
+    n, height, width, _ = image.shape
+    h, w = height // self.trunk['patch'], width // self.trunk['patch']
+    if min(h, w) < self.kernel:
+      raise ValueError(
+          f'image of {height} x {width} pixels gives {h} x {w} patches; the '
+          f'encoder needs at least {self.kernel} x {self.kernel}'
+      )
+    trunk = vit.VisionTransformer(
+        **self.trunk, dtype=self.dtype, name='trunk'
+    )
+    _, tokens = trunk(image)
+    x = nn.Dense(self.dim, dtype=self.dtype, name='projection')(tokens)
+    if self.token_order == 'reference':
+      x = x[:, : h * w].reshape(n, self.dim, h, w).transpose(0, 2, 3, 1)
+    else:
+      x = x[:, 1:].reshape(n, h, w, self.dim)
+    return nn.Conv(
+        self.dim, (self.kernel, self.kernel), padding='VALID',
+        dtype=self.dtype, name='reduce',
+    )(x)  # fmt: skip
+
+
+def make_encoder(
+    name: str,
+    width: int = 64,
+    blocks: int = 5,
+    stem_stride: int = 1,
+    dim: int = 512,
+    dtype: DTypeLike = jnp.float32,
+    token_order: str = 'grid',
+) -> nn.Module:
+  """The encoder of that name.
+
+  Args:
+    name: 'residual', 'resnet50', 'resnet101', 'resnet152', 'vit_b', 'vit_l', or
+      `package.module:Class` of a module with the fields `dim` and `dtype`.
+    width: channels of the first convolution (residual, resnet).
+    blocks: number of ResDown blocks (residual).
+    stem_stride: stride of the first convolution (residual).
+    dim: latent channels.
+    dtype: dtype of the computation.
+    token_order: 'grid' or 'reference' (vit), see `ViTEncoder`.
+
+  Returns:
+    A module, called with [N, H, W, 3] and `train`, that gives [N, h, w, dim].
+
+  Raises:
+    ValueError: for an unknown name or token order.
+  """
+  if token_order not in ('grid', 'reference'):
+    raise ValueError(
+        f"encoder.token_order {token_order!r} is neither 'grid' nor 'reference'"
+    )
+  if ':' in name:
+    return import_path.load(name, 'encoder.name')(dim=dim, dtype=dtype)
+  if name == 'residual':
+    return ResidualEncoder(width, blocks, stem_stride, dim, dtype)
+  if name in RESNETS:
+    return ResNetEncoder(RESNETS[name], width, dim, dtype)
+  if name in VIT_ENCODERS:
+    trunk, kernel = VIT_ENCODERS[name]
+    return ViTEncoder(trunk, kernel, dim, token_order, dtype)
+  names = ('residual', *RESNETS, *VIT_ENCODERS)
+  raise ValueError(f'encoder.name {name!r} is not one of {", ".join(names)}')

@@ -1,0 +1,406 @@
+"""Blocks that several parts share, numerically those of the reference.
+
+Everything is channels last. Parameters are float32; `dtype` is the dtype of the
+computation, statistics and softmaxes are float32 in any case. Source of the
+blocks: arXiv 2604.02397 and the authors' implementation of it.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+# Normal with the variance of torch's Xavier initialisation of the joined
+# query-key-value matrix [3 D, D].
+_attention_init = nn.initializers.variance_scaling(0.5, 'fan_avg', 'uniform')
+_conv_init = nn.initializers.he_normal()
+
+
+def _per_channel(x: jax.Array, ndim: int) -> jax.Array:
+  """[C] -> [1, ..., 1, C] with `ndim` axes."""
+  return x.reshape((1,) * (ndim - 1) + (-1,))
+
+
+class BatchNorm(nn.Module):
+  """Batch normalisation that keeps PyTorch's running statistics.
+
+  The running variance is the unbiased one, n / (n - 1) times the variance that
+  the batch is normalised with; Linen's own layer keeps the biased one. Under
+  jit with a sharded batch the statistics are those of the whole batch.
+
+  Attributes:
+    epsilon: added to the variance.
+    momentum: share of the old running statistics that is kept in a step
+      (1 - PyTorch's `momentum`).
+    dtype: dtype of the result; the statistics are float32.
+  """
+
+  epsilon: float = 1e-5
+  momentum: float = 0.9
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Normalises each channel.
+
+    Args:
+      x: [..., C].
+      train: use and remember the statistics of this batch.
+
+    Returns:
+      [..., C] of `dtype`.
+    """
+    size = (x.shape[-1],)
+    scale = self.param('scale', nn.initializers.ones, size)
+    bias = self.param('bias', nn.initializers.zeros, size)
+    running_mean = self.variable('batch_stats', 'mean', jnp.zeros, size)
+    running_var = self.variable('batch_stats', 'var', jnp.ones, size)
+    x = x.astype(jnp.float32)
+    if train:
+      axes = tuple(range(x.ndim - 1))
+      mean = x.mean(axes)
+      var = jnp.square(x - _per_channel(mean, x.ndim)).mean(axes)
+      if not self.is_initializing():
+        count = x.size // x.shape[-1]
+        unbiased = var * (count / max(count - 1, 1))
+        old = self.momentum
+        running_mean.value = old * running_mean.value + (1 - old) * mean
+        running_var.value = old * running_var.value + (1 - old) * unbiased
+    else:
+      mean, var = running_mean.value, running_var.value
+    x = x - _per_channel(mean, x.ndim)
+    x = x * _per_channel(scale * jax.lax.rsqrt(var + self.epsilon), x.ndim)
+    return (x + _per_channel(bias, x.ndim)).astype(self.dtype)
+
+
+class LayerNorm(nn.Module):
+  """Layer normalisation over channels, the variance in two passes.
+
+  Linen's own layer cannot read bfloat16 under strict dtype promotion.
+
+  Attributes:
+    epsilon: added to the variance.
+    dtype: dtype of the result; the statistics are float32.
+  """
+
+  epsilon: float = 1e-5
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """[..., C] -> [..., C] of `dtype`."""
+    size = (x.shape[-1],)
+    scale = self.param('scale', nn.initializers.ones, size)
+    bias = self.param('bias', nn.initializers.zeros, size)
+    x = x.astype(jnp.float32)
+    x = x - x.mean(-1, keepdims=True)
+    var = jnp.square(x).mean(-1, keepdims=True)
+    x = x * jax.lax.rsqrt(var + self.epsilon) * _per_channel(scale, x.ndim)
+    return (x + _per_channel(bias, x.ndim)).astype(self.dtype)
+
+
+class ConvTranspose2(nn.Module):
+  """Transposed convolution 2 x 2, stride 2: doubles height and width.
+
+  Every input pixel becomes its own 2 x 2 output pixels, so it is one matrix
+  product and a rearrangement.
+
+  Attributes:
+    features: output channels.
+    dtype: dtype of the computation.
+  """
+
+  features: int
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """[N, h, w, C] -> [N, 2h, 2w, features]."""
+    n, h, w, c = x.shape
+    kernel = self.param('kernel', _conv_init, (c, 2, 2, self.features))
+    bias = self.param('bias', nn.initializers.zeros, (self.features,))
+    x, kernel, bias = nn.dtypes.promote_dtype(
+        x, kernel, bias, dtype=self.dtype
+    )
+    x = jnp.einsum('nhwc,cijf->nhiwjf', x, kernel)
+    x = x.reshape(n, 2 * h, 2 * w, self.features)
+    return x + _per_channel(bias, x.ndim)
+
+
+class ConvTranspose3(nn.Module):
+  """Transposed convolution 3 x 3, stride 2, padding 1, output padding 1.
+
+  Doubles height and width. Output row 2y reads kernel row 1 at input row y;
+  output row 2y + 1 reads kernel row 2 at y and kernel row 0 at y + 1; columns
+  alike. So it is one matrix product to the nine kernel positions, then sums of
+  shifted planes: no multiplication with the zeros of a dilated input.
+
+  Attributes:
+    features: output channels.
+    dtype: dtype of the computation.
+  """
+
+  features: int
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """[N, h, w, C] -> [N, 2h, 2w, features]."""
+    n, h, w, c = x.shape
+    kernel = self.param('kernel', _conv_init, (c, 3, 3, self.features))
+    bias = self.param('bias', nn.initializers.zeros, (self.features,))
+    x, kernel, bias = nn.dtypes.promote_dtype(
+        x, kernel, bias, dtype=self.dtype
+    )
+    x = jnp.einsum('nhwc,cijf->nijhwf', x, kernel)
+    # Rows: [N, j, h, parity, w, F]; the row after the last one is zero.
+    below = jnp.pad(x[:, 0, :, 1:], [(0, 0), (0, 0), (0, 1), (0, 0), (0, 0)])
+    x = jnp.stack([x[:, 1], x[:, 2] + below], 3)
+    # Columns: [N, h, parity, w, parity, F].
+    right = jnp.pad(
+        x[:, 0, :, :, 1:], [(0, 0), (0, 0), (0, 0), (0, 1), (0, 0)]
+    )
+    x = jnp.stack([x[:, 1], x[:, 2] + right], 4)
+    x = x.reshape(n, 2 * h, 2 * w, self.features)
+    return x + _per_channel(bias, x.ndim)
+
+
+class ResDown(nn.Module):
+  """Residual block that halves height and width (rounding up).
+
+  ELU(BN(main + skip)) with skip = conv 3 x 3 of stride 2, main = conv 3 x 3 of
+  stride 2 to half the channels, BN, ELU, conv 3 x 3.
+
+  Attributes:
+    features: output channels.
+    dtype: dtype of the computation.
+  """
+
+  features: int
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """[N, h, w, C] -> [N, ceil(h / 2), ceil(w / 2), features]."""
+
+    def conv(features, stride, name):
+      return nn.Conv(
+          features, (3, 3), strides=stride, padding=1, dtype=self.dtype,
+          kernel_init=_conv_init, name=name,
+      )  # fmt: skip
+
+    skip = conv(self.features, 2, 'skip')(x)
+    x = conv(self.features // 2, 2, 'conv1')(x)
+    x = BatchNorm(1e-4, dtype=self.dtype, name='norm1')(x, train=train)
+    x = conv(self.features, 1, 'conv2')(nn.elu(x))
+    x = BatchNorm(1e-4, dtype=self.dtype, name='norm2')(x + skip, train=train)
+    return nn.elu(x)
+
+
+class ResUp(nn.Module):
+  """Residual block that doubles height and width.
+
+  ELU(BN(main + skip)) with skip = transposed conv 3 x 3 of stride 2, main =
+  transposed conv 3 x 3 of stride 1 to half the channels of the input, BN, ELU,
+  transposed conv 3 x 3 of stride 2. Of stride 1, a transposed convolution is a
+  convolution with the turned kernel.
+
+  Attributes:
+    features: output channels.
+    dtype: dtype of the computation.
+  """
+
+  features: int
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """[N, h, w, C] -> [N, 2h, 2w, features]."""
+    skip = ConvTranspose3(self.features, self.dtype, name='skip')(x)
+    x = nn.Conv(
+        x.shape[-1] // 2, (3, 3), padding=1, dtype=self.dtype,
+        kernel_init=_conv_init, name='conv1',
+    )(x)  # fmt: skip
+    x = BatchNorm(1e-4, dtype=self.dtype, name='norm1')(x, train=train)
+    x = ConvTranspose3(self.features, self.dtype, name='conv2')(nn.elu(x))
+    x = BatchNorm(1e-4, dtype=self.dtype, name='norm2')(x + skip, train=train)
+    return nn.elu(x)
+
+
+class Attention(nn.Module):
+  """Multi-head attention with dropout on the attention weights.
+
+  Attributes:
+    heads: number of heads; divides the channels.
+    dropout: share of attention weights that is dropped in training.
+    dtype: dtype of the computation; the softmax is float32.
+  """
+
+  heads: int
+  dropout: float = 0.0
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(
+      self, x: jax.Array, memory: jax.Array, *, train: bool
+  ) -> jax.Array:
+    """Attends from `x` to `memory` (the same array for self-attention).
+
+    Args:
+      x: [N, S, D] what asks.
+      memory: [N, M, D] what is read.
+      train: apply dropout.
+
+    Returns:
+      [N, S, D].
+    """
+    dim = x.shape[-1]
+    if dim % self.heads:
+      raise ValueError(f'{dim} channels do not divide into {self.heads} heads')
+
+    def project(x, name):
+      x = nn.Dense(
+          dim, dtype=self.dtype, kernel_init=_attention_init, name=name
+      )(x)
+      return x.reshape(*x.shape[:2], self.heads, dim // self.heads)
+
+    query = project(x, 'query') * (dim // self.heads) ** -0.5
+    key, value = project(memory, 'key'), project(memory, 'value')
+    weights = jnp.einsum(
+        'nshd,nmhd->nhsm', query, key, preferred_element_type=jnp.float32
+    )
+    weights = nn.softmax(weights)
+    weights = nn.Dropout(self.dropout)(weights, deterministic=not train)
+    x = jnp.einsum('nhsm,nmhd->nshd', weights.astype(value.dtype), value)
+    return nn.Dense(
+        dim, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform(),
+        name='out',
+    )(x.reshape(*x.shape[:2], dim))  # fmt: skip
+
+
+class _FeedForward(nn.Module):
+  """Linear, ReLU, linear: the second half of a transformer layer."""
+
+  mlp_dim: int
+  dropout: float
+  dtype: DTypeLike
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def dense(features, name):
+      return nn.Dense(
+          features, dtype=self.dtype, name=name,
+          kernel_init=nn.initializers.xavier_uniform(),
+      )  # fmt: skip
+
+    hidden = nn.relu(dense(self.mlp_dim, 'linear1')(x))
+    hidden = nn.Dropout(self.dropout)(hidden, deterministic=not train)
+    return dense(x.shape[-1], 'linear2')(hidden)
+
+
+class EncoderLayer(nn.Module):
+  """Post-norm transformer encoder layer (torch.nn.TransformerEncoderLayer).
+
+  Attributes:
+    heads: number of attention heads.
+    mlp_dim: width of the feed-forward part.
+    dropout: of attention weights, of the hidden units and of both branches.
+    dtype: dtype of the computation.
+  """
+
+  heads: int
+  mlp_dim: int = 2048
+  dropout: float = 0.1
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """[N, S, D] -> [N, S, D]."""
+    x = x.astype(self.dtype)
+    dropout = nn.Dropout(self.dropout, deterministic=not train)
+    attention = Attention(
+        self.heads, self.dropout, self.dtype, name='self_attention'
+    )
+    x = x + dropout(attention(x, x, train=train))
+    x = LayerNorm(dtype=self.dtype, name='norm1')(x)
+    mlp = _FeedForward(self.mlp_dim, self.dropout, self.dtype, name='mlp')
+    x = x + dropout(mlp(x, train=train))
+    return LayerNorm(dtype=self.dtype, name='norm2')(x)
+
+
+class DecoderLayer(nn.Module):
+  """Post-norm transformer decoder layer (torch.nn.TransformerDecoderLayer).
+
+  Attributes: as of `EncoderLayer`.
+  """
+
+  heads: int
+  mlp_dim: int = 2048
+  dropout: float = 0.1
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(
+      self, x: jax.Array, memory: jax.Array, *, train: bool
+  ) -> jax.Array:
+    """[N, Q, D], [N, S, D] -> [N, Q, D]."""
+    x = x.astype(self.dtype)
+    dropout = nn.Dropout(self.dropout, deterministic=not train)
+
+    def attention(name):
+      return Attention(self.heads, self.dropout, self.dtype, name=name)
+
+    x = x + dropout(attention('self_attention')(x, x, train=train))
+    x = LayerNorm(dtype=self.dtype, name='norm1')(x)
+    x = x + dropout(attention('cross_attention')(x, memory, train=train))
+    x = LayerNorm(dtype=self.dtype, name='norm2')(x)
+    mlp = _FeedForward(self.mlp_dim, self.dropout, self.dtype, name='mlp')
+    x = x + dropout(mlp(x, train=train))
+    return LayerNorm(dtype=self.dtype, name='norm3')(x)
+
+
+class AttentionPooling(nn.Module):
+  """Weighted mean over frames, the weights a softmax of a linear score.
+
+  Attributes:
+    dtype: dtype of the result; scores and weights are float32.
+  """
+
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Pools over frames.
+
+    Args:
+      x: [B, T, D].
+
+    Returns:
+      [B, D] the weighted mean, and the float32 weights [B, T] that sum to 1.
+    """
+    x = x.astype(jnp.float32)
+    weights = nn.softmax(nn.Dense(1, name='score')(x)[..., 0])
+    pooled = jnp.einsum('bt,btd->bd', weights, x)
+    return pooled.astype(self.dtype), weights
+
+
+def sinusoidal_table(length: int, dim: int) -> np.ndarray:
+  """Sines and cosines of positions, interleaved (arXiv 1706.03762, 3.5).
+
+  In float32 throughout, as the reference computes it.
+
+  Args:
+    length: number of positions.
+    dim: channels; the last cosine is left out where it is odd.
+
+  Returns:
+    [length, dim] float32.
+  """
+  step = np.float32(-np.log(10000.0) / dim)
+  frequency = np.exp(np.arange(0, dim, 2, dtype=np.float32) * step)
+  angle = np.arange(length, dtype=np.float32)[:, None] * frequency[None]
+  table = np.empty((length, dim), np.float32)
+  table[:, 0::2] = np.sin(angle)
+  table[:, 1::2] = np.cos(angle[:, : dim // 2])
+  return table

@@ -1,0 +1,58 @@
+"""What the model returns: named fields, None where a part is switched off."""
+
+import flax.struct
+import jax
+
+
+@flax.struct.dataclass
+class Latent:
+  """Gaussian latent map of each frame.
+
+  Attributes:
+    mean: [B, T, h, w, D] float32.
+    log_variance: [B, T, h, w, D] float32; None for a deterministic latent.
+    sample: [B, T, h, w, D] float32, what the decoders read: drawn in training,
+      the mean in evaluation and for a deterministic latent.
+  """
+
+  mean: jax.Array
+  log_variance: jax.Array | None
+  sample: jax.Array
+
+
+@flax.struct.dataclass
+class Structure:
+  """Decoded structure of one part, body or face.
+
+  Attributes:
+    heatmap_logits: [S, B, T, h, w, L] float32, one map a limb and stage.
+    limbs: [B, T, Q, L, 4] float32 (x1, y1, x2, y2), 0..1 of the image.
+    adjacency_logits: [B, T, Q, L, L] float32.
+    presence_logits: [B, T, Q] float32, whether the query holds a person.
+  """
+
+  heatmap_logits: jax.Array | None = None
+  limbs: jax.Array | None = None
+  adjacency_logits: jax.Array | None = None
+  presence_logits: jax.Array | None = None
+
+
+@flax.struct.dataclass
+class Outputs:
+  """Everything the model computes for one batch of one dataset.
+
+  Attributes:
+    logits: [B, C] float32 emotion logits; None without an emotion head.
+    latents: one latent, or (body, face) with two encoders.
+    vit_latent: [B, T, h, w, D] float32, the projected frozen ViT.
+    body: decoded bodies.
+    face: decoded faces.
+    frame_attention: [B, T] float32, the weight of each frame, sums to 1.
+  """
+
+  logits: jax.Array | None
+  latents: tuple[Latent, ...]
+  vit_latent: jax.Array | None = None
+  body: Structure | None = None
+  face: Structure | None = None
+  frame_attention: jax.Array | None = None

@@ -1,0 +1,394 @@
+"""VE-MD: one variational encoder, structural decoders, an emotion head.
+
+arXiv 2604.02397, section 3. The structure is decoded from the trained latent
+only; the emotion head reads the latents, the frozen ViT and, in the variant
+'ve_md_sr', the decoded structure.
+"""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vemd_jax import import_path, skeletons
+from vemd_jax.models import emotion_head, fusion
+from vemd_jax.models.encoders import make_encoder
+from vemd_jax.models.heatmap_decoder import HeatmapDecoder
+from vemd_jax.models.latent import GaussianLatent
+from vemd_jax.models.outputs import Latent, Outputs, Structure
+from vemd_jax.models.person_query_decoder import PersonQueryDecoder
+from vemd_jax.models.st_gcn import STGCN
+from vemd_jax.models.vit import make_vit
+
+PARTS = ('body', 'face')
+
+# Mean and standard deviation of RGB in 0..1, as the weights were trained with.
+NORMALIZATIONS = {
+    'imagenet': ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    'clip': (
+        (0.48145466, 0.4578275, 0.40821073),
+        (0.26862954, 0.26130258, 0.27577711),
+    ),
+    'half': ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    'none': ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
+
+
+def normalize(image: jax.Array, name: str) -> jax.Array:
+  """Brings images to what the weights expect.
+
+  Args:
+    image: [..., 3] RGB 0..255; floating point images with 'none' are taken as
+      they are.
+    name: key of `NORMALIZATIONS`.
+
+  Returns:
+    [..., 3] float32.
+
+  Raises:
+    ValueError: for an unknown name.
+  """
+  if name not in NORMALIZATIONS:
+    raise ValueError(
+        f'normalization is {name!r}, expected one of '
+        f'{", ".join(NORMALIZATIONS)}'
+    )
+  if name == 'none' and jnp.issubdtype(image.dtype, jnp.floating):
+    return image.astype(jnp.float32)
+  mean, std = (
+      np.array(values, np.float32).reshape((1,) * (image.ndim - 1) + (3,))
+      for values in NORMALIZATIONS[name]
+  )
+  return (image.astype(jnp.float32) / 255 - mean) / std
+
+
+class VEMD(nn.Module):
+  """The whole model; its fields are `config.model` and the datasets.
+
+  Attributes:
+    variant: 've_sd' without structural decoders, 've_md' with, 've_md_sr' with
+      the decoded structure as an input of the emotion head. 'vit' is the ViT
+      alone with a linear classifier on its pooled frames, trained whole: stage
+      1 of what the others then hold frozen.
+    decoder: 'heatmap', 'person_query', or `package.module:Class` of a module
+      with the fields `part` and `dtype` that makes a `Structure` of [N, h, w, D].
+    parts: of 'body' and 'face', what is decoded.
+    num_encoders: 1, or 2: one that the body is decoded from, one for the face.
+    dtype: of the computation, 'float32' or 'bfloat16'; parameters are float32.
+    encoder: name, width, blocks, stem_stride, normalization and, for ViTs,
+      token_order; see `make_encoder`.
+    latent: dim and deterministic; see `GaussianLatent`.
+    vit: name of the frozen ViT ('none' for no such branch), normalization.
+    heatmap: fields of `HeatmapDecoder`.
+    person_query: fields of `PersonQueryDecoder`, and st_gcn: 'none', or the
+      order of `STGCN` between decoder and emotion head.
+    head: fields of `EmotionHead`.
+    fusion: method, audio ('none', 'embedding', 'mel'), text (bool), dim,
+      modality_dropout; see `Fusion`.
+    classes: (dataset, number of classes) pairs; 0 for no emotion head.
+  """
+
+  variant: str
+  decoder: str
+  parts: tuple[str, ...]
+  num_encoders: int
+  dtype: str
+  encoder: Mapping
+  latent: Mapping
+  vit: Mapping
+  heatmap: Mapping
+  person_query: Mapping
+  head: Mapping
+  fusion: Mapping
+  classes: tuple[tuple[str, int], ...]
+
+  def setup(self):
+    self._check()
+    emotions = {name: count for name, count in self.classes if count}
+    if self.vit['name'] != 'none' or self.variant == 'vit':
+      vit = make_vit(self.vit['name'], self.dtype)
+      # The field `vit` keeps the attribute of that name from being set.
+      self.trunk = vit.clone(parent=self, name='vit')
+    if self.variant == 'vit':
+      for name, count in emotions.items():
+        head = emotion_head.FrameClassifier(count, self.dtype)
+        setattr(self, f'head_{name}', head)
+      return
+
+    options = {k: v for k, v in self.encoder.items() if k != 'normalization'}
+    for i in range(self.num_encoders):
+      encoder = make_encoder(
+          **options, dim=self.latent['dim'], dtype=self.dtype
+      )
+      setattr(self, f'encoder_{i}', encoder)
+      latent = GaussianLatent(self.latent['deterministic'], self.dtype)
+      setattr(self, f'latent_{i}', latent)
+    for part in self._decoded():
+      if ':' in self.decoder:
+        make = import_path.load(self.decoder, 'config.model.decoder')
+        decoder = make(part=part, dtype=self.dtype)
+      elif self.decoder == 'heatmap':
+        limbs = len(skeletons.HEATMAP_LIMBS[part])
+        decoder = HeatmapDecoder(limbs, **self.heatmap, dtype=self.dtype)
+      else:
+        limbs = len(skeletons.QUERY_LIMBS[part])
+        options = {k: v for k, v in self.person_query.items() if k != 'st_gcn'}
+        decoder = PersonQueryDecoder(limbs, **options, dtype=self.dtype)
+      setattr(self, f'{part}_decoder', decoder)
+      if self._uses_st_gcn():
+        st_gcn = STGCN(self.person_query['st_gcn'], self.dtype)
+        setattr(self, f'{part}_st_gcn', st_gcn)
+
+    if self.fusion['audio'] == 'mel':
+      self.audio_encoder = fusion.MelEncoder(
+          self.fusion['dim'], self.head['dropout'], self.dtype
+      )
+    idle = ()
+    if self.decoder == 'heatmap':
+      idle = tuple(p for p in PARTS if p not in self.parts)
+    for name, count in emotions.items():
+      head = emotion_head.EmotionHead(
+          num_classes=count,
+          **self.head,
+          idle=idle,
+          modalities=self._modality_names(),
+          fusion_method=self.fusion['method'],
+          fusion_dim=self.fusion['dim'],
+          dtype=self.dtype,
+      )
+      setattr(self, f'head_{name}', head)
+      if self.vit['name'] != 'none':
+        setattr(self, f'vit_projection_{name}', _GridProjection(self.dtype))
+
+  def __call__(
+      self, batch: Mapping[str, jax.Array], *, dataset: str, train: bool
+  ) -> Outputs:
+    """Runs the model on a batch of one dataset.
+
+    Args:
+      batch: image [B, T, H, W, 3]; where the model has the inputs also
+        vit_features [B, T, E] (used instead of running the ViT), audio
+        [B, Ta, M], audio_mask [B], text_embedding [B, Tt, E], text_mask [B].
+      dataset: whose emotion head and ViT projection are run.
+      train: sample latents, drop, use batch statistics. Takes the rng streams
+        'latent', 'dropout' and 'modality'.
+
+    Returns:
+      Outputs; what the model does not have is None.
+
+    Raises:
+      ValueError: for a dataset that is not in `classes`.
+    """
+    counts = dict(self.classes)
+    if dataset not in counts:
+      raise ValueError(
+          f'dataset {dataset!r} is not one of the model: {", ".join(counts)}'
+      )
+    image = batch['image']
+    grid = image.shape[:2]
+    image = image.reshape(-1, *image.shape[2:])  # [N, H, W, 3]
+    # All heads are born together, then only the dataset's own one runs.
+    names = [dataset] if counts[dataset] else []
+    if self.is_initializing():
+      names += [n for n, count in self.classes if count and n != dataset]
+
+    if self.variant == 'vit':
+      features = self._run_vit(image, grid)
+      results = [getattr(self, f'head_{n}')(features) for n in names]
+      logits, weight = results[0] if counts[dataset] else (None, None)
+      return Outputs(logits, (), frame_attention=weight)
+
+    latents = []
+    pixels = normalize(image, self.encoder['normalization'])
+    for i in range(self.num_encoders):
+      z = getattr(self, f'encoder_{i}')(pixels, train=train)
+      z = z.reshape(*grid, *z.shape[1:])
+      latents.append(getattr(self, f'latent_{i}')(z, train=train))
+
+    structures = {
+        part: self._decode(part, latents[-1 if part == 'face' else 0], train)
+        for part in self._decoded()
+    }
+
+    results = []
+    if names:
+      features = None
+      if self.vit['name'] != 'none':
+        features = batch.get('vit_features')
+        if features is None:
+          features = self._run_vit(image, grid)
+        features = jax.lax.stop_gradient(features)
+      sr_inputs = {}
+      if self.variant == 've_md_sr':
+        sr_inputs = {
+            part: self._sr_input(part, structure, train)
+            for part, structure in structures.items()
+        }
+      modalities = self._modalities(batch, train)
+      results = [
+          self._classify(n, latents, features, sr_inputs, modalities, train)
+          for n in names
+      ]
+    logits, weight, vit_latent = (
+        results[0] if counts[dataset] else (None, None, None)
+    )
+    return Outputs(
+        logits=logits,
+        latents=tuple(latents),
+        vit_latent=vit_latent,
+        body=structures.get('body'),
+        face=structures.get('face'),
+        frame_attention=weight,
+    )
+
+  def vit_features(self, image: jax.Array) -> jax.Array:
+    """What the ViT branch makes of frames; to be cached as `vit_features`.
+
+    Args:
+      image: [B, T, H, W, 3], as in a batch.
+
+    Returns:
+      [B, T, E].
+    """
+    return self._run_vit(image.reshape(-1, *image.shape[2:]), image.shape[:2])
+
+  def _run_vit(self, image: jax.Array, grid: tuple[int, int]) -> jax.Array:
+    if not self.is_initializing() and not self.has_variable('params', 'vit'):
+      raise ValueError(
+          "these weights have no ViT: expected batch['vit_features']"
+      )
+    pooled, _ = self.trunk(normalize(image, self.vit['normalization']))
+    return pooled.reshape(*grid, -1)
+
+  def _decoded(self) -> tuple[str, ...]:
+    """Parts with a decoder, in the order of joining."""
+    if self.variant == 've_sd':
+      return ()
+    return tuple(p for p in PARTS if p in self.parts)
+
+  def _uses_st_gcn(self) -> bool:
+    return (
+        self.variant == 've_md_sr'
+        and self.decoder == 'person_query'
+        and self.person_query['st_gcn'] != 'none'
+    )
+
+  def _modality_names(self) -> tuple[str, ...]:
+    audio = ('audio',) if self.fusion['audio'] != 'none' else ()
+    return audio + (('text',) if self.fusion['text'] else ())
+
+  def _decode(self, part: str, latent: Latent, train: bool) -> Structure:
+    z = latent.sample
+    grid = z.shape[:2]
+    z = z.reshape(-1, *z.shape[2:])
+    decoded = getattr(self, f'{part}_decoder')(z, train=train)
+    if self.decoder == 'heatmap':
+      decoded = Structure(decoded)
+    elif self.decoder == 'person_query':
+      decoded = Structure(None, *decoded)
+    maps = decoded.heatmap_logits
+    if maps is not None:
+      maps = maps.reshape(maps.shape[0], *grid, *maps.shape[2:])
+    rest = jax.tree.map(
+        lambda x: x.reshape(*grid, *x.shape[1:]),
+        decoded.replace(heatmap_logits=None),
+    )
+    return rest.replace(heatmap_logits=maps)
+
+  def _sr_input(
+      self, part: str, structure: Structure, train: bool
+  ) -> jax.Array:
+    """The decoded structure as the emotion head reads it, [B, T, F]."""
+    if structure.heatmap_logits is not None:
+      x = nn.sigmoid(structure.heatmap_logits[-1]).sum(-1)
+    else:
+      x = structure.limbs
+      if structure.presence_logits is not None:
+        # A query without a person says nothing.
+        x = x * nn.sigmoid(structure.presence_logits)[..., None, None]
+      if self._uses_st_gcn():
+        x = getattr(self, f'{part}_st_gcn')(
+            x, nn.sigmoid(structure.adjacency_logits), train=train
+        )
+    return x.reshape(*x.shape[:2], -1)
+
+  def _modalities(
+      self, batch: Mapping[str, jax.Array], train: bool
+  ) -> fusion.Modalities:
+    """Audio and text of the batch, zeros where a sample has none."""
+    modalities = {}
+    for name, key in (('audio', 'audio'), ('text', 'text_embedding')):
+      if name not in self._modality_names():
+        continue
+      if key not in batch:
+        if self.is_initializing():
+          raise ValueError(
+              f'config.model.fusion has {name}, the first batch no {key!r}'
+          )
+        continue
+      tokens = batch[key]
+      mask = batch.get(f'{name}_mask')
+      if mask is None:
+        mask = jnp.ones(tokens.shape[0], bool)
+      tokens = jnp.where(mask[:, None, None], tokens, 0)
+      if name == 'audio' and self.fusion['audio'] == 'mel':
+        tokens = self.audio_encoder(tokens, train=train)
+      modalities[name] = (tokens, mask)
+    rate = self.fusion['modality_dropout']
+    if train and rate and modalities:
+      modalities = fusion.drop(modalities, rate, self.make_rng('modality'))
+    return modalities
+
+  def _classify(self, name, latents, features, sr_inputs, modalities, train):
+    """Logits, frame weights and ViT latent from one dataset's head."""
+    joined = [latent.sample for latent in latents]
+    vit_latent = None
+    if features is not None:
+      vit_latent = getattr(self, f'vit_projection_{name}')(
+          features, joined[0].shape[2:]
+      )
+      joined.append(vit_latent)
+    elif len(joined) == 1:
+      # As in the reference: the latent takes the place of the ViT, too.
+      joined *= 2
+    logits, weight = getattr(self, f'head_{name}')(
+        tuple(joined), sr_inputs, modalities, train=train
+    )
+    return logits, weight, vit_latent
+
+  def _check(self):
+    for key, value, allowed in (
+        ('variant', self.variant, ('ve_sd', 've_md', 've_md_sr', 'vit')),
+        *(
+            ('decoder', name, ('heatmap', 'person_query'))
+            for name in (self.decoder,)
+            if ':' not in name
+        ),
+        ('num_encoders', self.num_encoders, (1, 2)),
+        ('fusion.audio', self.fusion['audio'], ('none', 'embedding', 'mel')),
+        *(('parts', part, PARTS) for part in self.parts),
+    ):
+      if value not in allowed:
+        raise ValueError(
+            f'config.model.{key} has {value!r}, expected one of {allowed}'
+        )
+
+
+class _GridProjection(nn.Module):
+  """A frame's vector to a grid of latent vectors by one linear map."""
+
+  dtype: str
+
+  @nn.compact
+  def __call__(self, x: jax.Array, grid: tuple[int, int, int]) -> jax.Array:
+    """[B, T, E] -> [B, T, h, w, D] float32."""
+    kernel = self.param(
+        'kernel', nn.initializers.lecun_normal(), (x.shape[-1], np.prod(grid))
+    )
+    bias = self.param('bias', nn.initializers.zeros, (np.prod(grid),))
+    dtype = jnp.dtype(self.dtype)
+    x = x.astype(dtype) @ kernel.astype(dtype)
+    x = x.astype(jnp.float32) + bias[None, None]
+    return x.reshape(*x.shape[:2], *grid)
