@@ -1,0 +1,664 @@
+"""From a record to a sample of fixed shapes: decode, augment, pad, render.
+
+Geometry: a pixel's centre has whole coordinates, so pixel x covers x - 0.5 to
+x + 0.5, and resizing by s takes x to (x + 0.5) s - 0.5, which is what
+`cv2.resize` does to the image. Every frame of a clip gets the same crop, flip
+and colours.
+
+In evaluation the whole image is resized to a square, without regard to its
+aspect, as the reference does: a centre crop would cut off the people at the
+sides of a group photograph. Training crops take their aspect relative to the
+image's own, so that the largest crop is just what evaluation sees.
+"""
+
+import contextlib
+import dataclasses
+import io
+import math
+import struct
+import threading
+from typing import Any
+
+import cv2
+import numpy as np
+from absl import logging
+from PIL import Image, ImageOps
+
+from vemd_jax import skeletons
+from vemd_jax.data import heatmaps, video
+
+Record = dict[str, Any]
+Sample = dict[str, np.ndarray]
+
+# The pipeline has its own threads; those of OpenCV would only compete.
+cv2.setNumThreads(1)
+
+_RGB_TO_YIQ = np.array([
+    [0.299, 0.587, 0.114],
+    [0.595716, -0.274453, -0.321263],
+    [0.211456, -0.522591, 0.311135],
+])
+_YIQ_TO_RGB = np.linalg.inv(_RGB_TO_YIQ)
+
+# OpenCV's names for reduced sizes are in BGR order only.
+_RGB = cv2.IMREAD_COLOR_RGB
+_READ = {1: _RGB, 2: _RGB | 16, 4: _RGB | 32, 8: _RGB | 64}
+
+# ---------------------------------------------------------------- decoding
+
+
+def decode_image(data: bytes) -> np.ndarray:
+  """Decodes an image file, turned upright by its EXIF flag.
+
+  Takes what OpenCV and Pillow take: also CMYK, 16 bits, grey, alpha (dropped),
+  and of an animation the first frame.
+
+  Args:
+    data: the file's content.
+
+  Returns:
+    [H, W, 3] uint8 RGB.
+
+  Raises:
+    ValueError: if it is no image, or not all of one.
+  """
+  return decode_reduced(data, 0)[0]
+
+
+def decode_reduced(
+    data: bytes, min_side: int
+) -> tuple[np.ndarray, int, tuple[int, int]]:
+  """Like `decode_image`, but a large JPEG file may come smaller, and faster.
+
+  Args:
+    data: the file's content.
+    min_side: the shorter side stays at least so long, in pixels, while the size
+      is halved; 0 keeps the size.
+
+  Returns:
+    [H, W, 3] uint8 RGB; by how much it was reduced (1, 2, 4 or 8; sides are
+    rounded up); the (width, height) that it has in full.
+
+  Raises:
+    ValueError: if it is no image, or not all of one.
+  """
+  if not data:
+    raise ValueError('the file is empty')
+  reduced = 1
+  size = _jpeg_size(data) if min_side else None
+  if size:
+    while reduced < 8 and min(size) // (2 * reduced) >= min_side:
+      reduced *= 2
+  image = None
+  with contextlib.suppress(cv2.error):
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), _READ[reduced])
+  if image is not None:
+    height, width = image.shape[:2]
+    if reduced == 1:
+      return image, 1, (width, height)
+    # The header does not know of the turn by the EXIF flag.
+    turned = (width, height) != tuple(-(-s // reduced) for s in size)
+    return image, reduced, size[::-1] if turned else size
+  try:
+    with Image.open(io.BytesIO(data)) as picture:
+      picture = ImageOps.exif_transpose(picture)
+      if picture.mode.startswith(('I', 'F')):
+        values = np.asarray(picture, np.float64)
+        # 16 bits come as integers up to 65535.
+        values = values / 257.0 if values.max() > 255 else values
+        grey = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+        picture = Image.fromarray(grey)
+      return np.array(picture.convert('RGB')), 1, picture.size
+  except Exception as error:  # Pillow raises many kinds for a broken file.
+    raise ValueError(f'not a readable image ({error})') from error
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int] | None:
+  """(width, height) from a JPEG file's header; None for anything else."""
+  if data[:2] != b'\xff\xd8':
+    return None
+  at = 2
+  while at + 9 <= len(data) and data[at] == 0xFF:
+    marker = data[at + 1]
+    if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+      height, width = struct.unpack('>HH', data[at + 5 : at + 9])
+      return width, height
+    # A marker may be preceded by any number of fill bytes.
+    at += 1 if marker == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4])
+  return None
+
+
+_warned = set()
+_warned_lock = threading.Lock()
+
+
+def warn_once(key: str, message: str) -> None:
+  """Logs a warning the first time that it concerns `key`."""
+  with _warned_lock:
+    if key in _warned:
+      return
+    _warned.add(key)
+  logging.warning('%s', message)
+
+
+def decode(
+    record: Record, num_frames: int, min_side: int = 0, max_side: int = 0
+) -> Record:
+  """Replaces encoded frames by `num_frames` images, evenly spread.
+
+  Keypoints stay with their frames and follow their size. Where the size stated
+  by the annotation (`annotation_size`, per frame (width, height) or None) is
+  not the image's they are scaled, too; where not even the aspect fits, they are
+  left out.
+
+  Args:
+    record: with `frames`, or `video`, the path of a video; `bodies`, `faces`
+      and `annotation_size` are lists per frame, or dicts by frame number.
+    num_frames: T.
+    min_side: see `decode_reduced`.
+    max_side: bound of the longer side in pixels, 0 for none.
+
+  Returns:
+    A new record whose `frames`, `bodies` and `faces` have length T; `frames`
+    is empty where the image cannot be read (logged once a file).
+  """
+  result = {
+      k: v for k, v in record.items() if k not in ('video', 'annotation_size')
+  }
+  name = record.get('file', 'a sample')
+  try:
+    if 'video' in record:
+      clip = video.read_frames(record['video'], num_frames)
+      images, chosen = clip.frames, clip.indices
+      images = [(image, 1, image.shape[1::-1]) for image in images]
+    else:
+      chosen = video.spread(len(record['frames']), num_frames)
+      once = {i: _image(record['frames'][i], min_side) for i in {*chosen}}
+      images = [once[i] for i in chosen]
+  except (ValueError, OSError) as error:
+    warn_once(name, f'{name} is unreadable and left out: {error}')
+    return {**result, 'frames': [], 'bodies': [], 'faces': []}
+  once = {id(image): video.bound(image, max_side) for image, _, _ in images}
+  result['frames'] = [once[id(image)] for image, _, _ in images]
+  sizes = _per_frame(record.get('annotation_size'), chosen)
+  for part in ('bodies', 'faces'):
+    people = _per_frame(record.get(part), chosen)
+    result[part] = [
+        _rescale(*args, name)
+        for args in zip(people, sizes, images, result['frames'])
+    ]
+  return result
+
+
+def _image(frame: bytes | np.ndarray, min_side: int):
+  if isinstance(frame, np.ndarray):
+    return frame, 1, frame.shape[1::-1]
+  return decode_reduced(frame, min_side)
+
+
+def _per_frame(values, chosen: np.ndarray) -> list:
+  if values is None:
+    return [None] * len(chosen)
+  if isinstance(values, dict):
+    return [values.get(int(i)) for i in chosen]
+  return [values[i] for i in chosen]
+
+
+def _rescale(people, size, decoded, result, name):
+  """Keypoints of the annotated size, or the stored one, to that of `result`."""
+  if people is None:
+    return None
+  image, reduced, stored = decoded
+  height, width = image.shape[:2]
+  matrix = np.eye(2, 3)
+  if size is not None and tuple(size) != stored:
+    # More than rounding of a pixel: another crop, or turned by 90 degrees.
+    if abs(size[0] * stored[1] - size[1] * stored[0]) > max(*size, *stored):
+      warn_once(
+          f'{name} annotation',
+          f'{name} was annotated at {size[0]} x {size[1]}, but the image has '
+          f'{stored[0]} x {stored[1]}; its annotation is left out',
+      )
+      return None
+    matrix = resize_matrix((0, 0, *size), stored[::-1])
+  if reduced > 1:
+    box = (0, 0, width * reduced, height * reduced)
+    matrix = _then(matrix, resize_matrix(box, (height, width)))
+  if result is not image:
+    box = (0, 0, width, height)
+    matrix = _then(matrix, resize_matrix(box, result.shape[:2]))
+  if (matrix == np.eye(2, 3)).all():
+    return people
+  return transform_points(people, matrix)
+
+
+def _then(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+  """One affine map after another."""
+  return second @ np.vstack([first, [0.0, 0.0, 1.0]])
+
+
+# ---------------------------------------------------------------- geometry
+
+
+def resize_matrix(
+    box: tuple[int, int, int, int], size: tuple[int, int]
+) -> np.ndarray:
+  """The affine map of a crop that is resized.
+
+  Args:
+    box: (left, top, width, height) in whole pixels.
+    size: (H, W) of the result.
+
+  Returns:
+    [2, 3] float64; takes (x, y, 1) to the result's pixels.
+  """
+  left, top, width, height = box
+  sx, sy = size[1] / width, size[0] / height
+  return np.array([
+      [sx, 0.0, (0.5 - left) * sx - 0.5],
+      [0.0, sy, (0.5 - top) * sy - 0.5],
+  ])
+
+
+def flip_matrix(matrix: np.ndarray, width: int) -> np.ndarray:
+  """Adds a mirroring of a result of `width` pixels to an affine map."""
+  mirror = np.array([[-1.0, 0.0, width - 1.0], [0.0, 1.0, 0.0]])
+  return _then(matrix, mirror)
+
+
+def transform_points(
+    points: np.ndarray, matrix: np.ndarray, order: np.ndarray | None = None
+) -> np.ndarray:
+  """Moves keypoints by an affine map.
+
+  Args:
+    points: [..., K, 3] (x, y, score).
+    matrix: [2, 3].
+    order: [K] which joint becomes joint k; for a flip `skeletons.FLIPS`.
+
+  Returns:
+    [..., K, 3] float32.
+  """
+  moved = np.array(points, np.float32)
+  moved[..., :2] = points[..., :2] @ matrix[:, :2].T + matrix[:, 2]
+  return moved if order is None else moved[..., order, :]
+
+
+def random_box(
+    size: tuple[int, int],
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    rng: np.random.Generator,
+) -> tuple[int, int, int, int]:
+  """A random crop.
+
+  Args:
+    size: (H, W) of the image.
+    scale: range of the crop's share of the image's area.
+    ratio: range of the crop's aspect over the image's; drawn in its logarithm.
+    rng: source of randomness.
+
+  Returns:
+    (left, top, width, height) in whole pixels.
+  """
+  height, width = size
+  area = rng.uniform(*scale)
+  aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+  w = min(max(1, round(width * math.sqrt(area * aspect))), width)
+  h = min(max(1, round(height * math.sqrt(area / aspect))), height)
+  left = int(rng.integers(0, width - w + 1))
+  top = int(rng.integers(0, height - h + 1))
+  return left, top, w, h
+
+
+def resize_crop(
+    image: np.ndarray, box: tuple[int, int, int, int], side: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Cuts a box out of an image and resizes it to a square.
+
+  Args:
+    image: [H, W, 3] uint8.
+    box: (left, top, width, height).
+    side: of the result, in pixels.
+
+  Returns:
+    [side, side, 3] uint8, and the [2, 3] matrix that takes pixels of the image
+    to pixels of the result.
+  """
+  left, top, *size = box
+  # How often each side is halved first. The linear filter does not alias when
+  # it shrinks by less than 2, and averages pairs where it shrinks by just 2; it
+  # is ten times as fast as INTER_AREA. A rest of 1 to 7 pixels is cut off.
+  halves = [max(0, (length // side).bit_length() - 1) for length in size]
+  size = [length >> n << n for length, n in zip(size, halves)]
+  matrix = resize_matrix((left, top, *size), (side, side))
+  image = image[top : top + size[1], left : left + size[0]]
+  for i in range(max(halves)):
+    size = [length >> (i < n) for length, n in zip(size, halves)]
+    image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+  if size != [side, side]:
+    image = cv2.resize(image, (side, side), interpolation=cv2.INTER_LINEAR)
+  return image, matrix
+
+
+# ---------------------------------------------------------------- colours
+
+
+def color_matrix(
+    brightness: float,
+    contrast: float,
+    saturation: float,
+    hue: float,
+    luma: float,
+) -> np.ndarray:
+  """Brightness, contrast, saturation and hue as one affine map of RGB.
+
+  Args:
+    brightness: factor of the values.
+    contrast: factor of the distance from the mean luma.
+    saturation: factor of the distance from grey.
+    hue: turn of the chroma plane (YIQ), in full turns.
+    luma: the image's mean luma, 0..255.
+
+  Returns:
+    [3, 4] float64; takes (r, g, b, 1) to the new colour, 0..255.
+  """
+  angle = 2.0 * math.pi * hue
+  c, s = saturation * math.cos(angle), saturation * math.sin(angle)
+  turn = np.array([[1.0, 0.0, 0.0], [0.0, c, -s], [0.0, s, c]])
+  matrix = _YIQ_TO_RGB @ turn @ _RGB_TO_YIQ * (brightness * contrast)
+  offset = (1.0 - contrast) * brightness * luma
+  return np.concatenate([matrix, np.full((3, 1), offset)], 1)
+
+
+def grayscale(image: np.ndarray) -> np.ndarray:
+  """Luma in all three channels: [H, W, 3] uint8 to the same."""
+  grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+  return cv2.merge([grey, grey, grey])
+
+
+# ---------------------------------------------------------------- people
+
+
+def pad_people(
+    people: np.ndarray, max_people: int, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, int]:
+  """Masks points outside the image and fills up to a fixed number of people.
+
+  Args:
+    people: [n, K, 3] (x, y, score) in pixels of the image.
+    max_people: P. Of more people the P largest stay, the largest first.
+    size: (H, W) of the image.
+
+  Returns:
+    keypoints [P, K, 3] float32, with score and coordinates 0 where a point is
+    missing or outside; mask [P] bool; how many people were cut off. Somebody
+    without a point in the image is neither kept nor counted.
+  """
+  x, y, score = np.moveaxis(people.astype(np.float32), -1, 0)
+  with np.errstate(invalid='ignore'):
+    present = (score >= skeletons.MIN_SCORE) & np.isfinite(x) & np.isfinite(y)
+    present &= (x >= -0.5) & (x < size[1]) & (y >= -0.5) & (y < size[0])
+  people = np.stack([np.maximum(x, 0), np.maximum(y, 0), score], -1)
+  people = np.where(present[..., None], people, np.float32(0))
+  seen = present.any(1)
+  people, present = people[seen], present[seen]
+  dropped = max(0, len(people) - max_people)
+  if dropped:
+    xy = people[..., :2]
+    high = np.where(present[..., None], xy, -np.inf).max(1)
+    low = np.where(present[..., None], xy, np.inf).min(1)
+    extent = np.hypot(*(high - low).T)
+    people = people[np.argsort(-extent, kind='stable')[:max_people]]
+  keypoints = np.zeros((max_people, *people.shape[1:]), np.float32)
+  keypoints[: len(people)] = people
+  return keypoints, np.arange(max_people) < len(people), dropped
+
+
+def fit_rows(values: np.ndarray, rows: int) -> np.ndarray:
+  """Cuts or fills a [n, E] array with zeros to [rows, E], float32."""
+  result = np.zeros((rows, values.shape[1]), np.float32)
+  result[: len(values)] = values[:rows]
+  return result
+
+
+# ---------------------------------------------------------------- all of it
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment:
+  """Random changes in training.
+
+  Attributes:
+    crop_scale: range of a crop's share of the area.
+    crop_ratio: range of a crop's aspect over the image's.
+    flip: probability of mirroring.
+    brightness: largest change of the factor 1; so for the next two.
+    contrast: see brightness.
+    saturation: see brightness.
+    hue: largest turn, in full turns.
+  """
+
+  crop_scale: tuple[float, float] = (1.0, 1.0)
+  crop_ratio: tuple[float, float] = (1.0, 1.0)
+  flip: float = 0.0
+  brightness: float = 0.0
+  contrast: float = 0.0
+  saturation: float = 0.0
+  hue: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Transform:
+  """Record to sample; `(record)` in evaluation, `(record, rng)` in training.
+
+  Attributes:
+    image_size: side of the square image, in pixels.
+    frames: T.
+    max_people: P.
+    labels: whether the labels are used.
+    bodies: whether the bodies are used.
+    faces: whether the faces are used.
+    gray: whether the colours are removed.
+    nobody: whether an annotation without anybody says that nobody is there;
+      else it counts as not annotated.
+    heatmap_size: side of the heatmaps rendered here; 0 renders none.
+    sigma: of the heatmaps, in their pixels.
+    audio: (frames, bins) of the audio, (0, 0) for none.
+    text: (tokens, width) of the text embedding, (0, 0) for none.
+    vit_dim: width of the frozen features, 0 for none.
+    augment: used where a generator is given.
+  """
+
+  image_size: int = 224
+  frames: int = 1
+  max_people: int = 10
+  labels: bool = True
+  bodies: bool = True
+  faces: bool = True
+  gray: bool = False
+  nobody: bool = False
+  heatmap_size: int = 0
+  sigma: float = 1.0
+  audio: tuple[int, int] = (0, 0)
+  text: tuple[int, int] = (0, 0)
+  vit_dim: int = 0
+  augment: Augment = dataclasses.field(default_factory=Augment)
+
+  def __call__(
+      self, record: Record, rng: np.random.Generator | None = None
+  ) -> Sample:
+    """Makes a sample.
+
+    Args:
+      record: see `decode`; more fields: `label`, `file`, `audio`,
+        `text_embedding`, `vit_features`.
+      rng: makes it a training sample.
+
+    Returns:
+      A batch's fields without the leading dimension.
+    """
+    sample = self.blank()
+    if not record:
+      return sample
+    # The smallest crop decides how much of a large image's size is needed.
+    need = self.image_size
+    if rng is not None:
+      narrow, wide = self.augment.crop_ratio
+      need /= math.sqrt(self.augment.crop_scale[0] * min(narrow, 1 / wide))
+    record = decode(record, self.frames, math.ceil(need))
+    if not record['frames']:
+      sample['unreadable'] = np.int32(1)
+      return sample
+    sample['mask'] = np.bool_(True)
+    if self.labels and record.get('label', -1) >= 0:
+      sample['label'] = np.int32(record['label'])
+      sample['label_mask'] = np.bool_(True)
+    self._optional(sample, record)
+
+    flip = rng is not None and bool(rng.random() < self.augment.flip)
+    matrices = self._images(sample['image'], record['frames'], flip, rng)
+    for part, people in (('body', 'bodies'), ('face', 'faces')):
+      if getattr(self, people):
+        order = skeletons.FLIPS[part] if flip else None
+        self._people(sample, part, record[people], matrices, order)
+    return sample
+
+  def blank(self) -> Sample:
+    """A sample that does not count: all zero, every mask False."""
+    t, p, side = self.frames, self.max_people, self.image_size
+    sample = {
+        'image': np.zeros((t, side, side, 3), np.uint8),
+        'label': np.int32(0),
+        'label_mask': np.bool_(False),
+        'mask': np.bool_(False),
+        'unreadable': np.int32(0),
+    }
+    for part, joints in skeletons.NUM_POINTS.items():
+      sample[f'{part}_keypoints'] = np.zeros((t, p, joints, 3), np.float32)
+      sample[f'{part}_mask'] = np.zeros((t, p), bool)
+      sample[f'{part}_annotated'] = np.zeros(t, bool)
+      sample[f'{part}_dropped'] = np.zeros(t, np.int32)
+      if self.heatmap_size:
+        h, limbs = self.heatmap_size, len(skeletons.HEATMAP_LIMBS[part])
+        sample[f'{part}_heatmap'] = np.zeros((t, h, h, limbs), np.float32)
+    if self.audio[0]:
+      sample['audio'] = np.zeros(self.audio, np.float32)
+      sample['audio_mask'] = np.bool_(False)
+    if self.text[0]:
+      sample['text_embedding'] = np.zeros(self.text, np.float32)
+      sample['text_mask'] = np.bool_(False)
+    if self.vit_dim:
+      sample['vit_features'] = np.zeros((t, self.vit_dim), np.float32)
+    return sample
+
+  def _images(self, out, frames, flip, rng) -> list[np.ndarray]:
+    """Writes the images; returns what takes the keypoints of each along."""
+    side, augment = self.image_size, self.augment
+    box = None
+    if rng is not None:
+      height, width = frames[0].shape[:2]
+      box = random_box(
+          (height, width), augment.crop_scale, augment.crop_ratio, rng
+      )
+      changes = [
+          rng.uniform(-x, x)
+          for x in (
+              augment.brightness,
+              augment.contrast,
+              0.0 if self.gray else augment.saturation,
+              0.0 if self.gray else augment.hue,
+          )
+      ]
+    color = None
+    matrices = []
+    for i, frame in enumerate(frames):
+      height, width = frame.shape[:2]
+      inside = (0, 0, width, height)
+      if box is not None:
+        inside = _share(box, frames[0].shape, frame.shape)
+      image, matrix = resize_crop(frame, inside, side)
+      if flip:
+        image = cv2.flip(image, 1)
+        matrix = flip_matrix(matrix, side)
+      if self.gray:
+        image = grayscale(image)
+      if rng is not None and any(changes):
+        if color is None:
+          luma = float(np.dot(cv2.mean(image)[:3], _RGB_TO_YIQ[0]))
+          b, c, s, h = changes
+          color = color_matrix(1 + b, 1 + c, 1 + s, h, luma)
+        image = cv2.transform(image, color)
+      out[i] = image
+      matrices.append(matrix)
+    return matrices
+
+  def _people(self, sample, part, frames, matrices, order) -> None:
+    """Fills in the people of one part, and their heatmaps."""
+    side = self.image_size
+    for i, (people, matrix) in enumerate(zip(frames, matrices)):
+      if people is None or not (len(people) or self.nobody):
+        continue
+      sample[f'{part}_annotated'][i] = True
+      if len(people):
+        (
+            sample[f'{part}_keypoints'][i],
+            sample[f'{part}_mask'][i],
+            sample[f'{part}_dropped'][i],
+        ) = pad_people(
+            transform_points(people, matrix, order),
+            self.max_people,
+            (side, side),
+        )
+    if self.heatmap_size:
+      sample[f'{part}_heatmap'] = heatmaps.render(
+          sample[f'{part}_keypoints'],
+          sample[f'{part}_mask'],
+          skeletons.HEATMAP_LIMBS[part],
+          image_size=(side, side),
+          heatmap_size=(self.heatmap_size, self.heatmap_size),
+          sigma=self.sigma,
+      )
+
+  def _optional(self, sample, record) -> None:
+    """Fills in audio, text and frozen features where there are any."""
+    for key, mask, (rows, width) in (
+        ('audio', 'audio_mask', self.audio),
+        ('text_embedding', 'text_mask', self.text),
+    ):
+      values = record.get(key)
+      if not rows or values is None or not len(values):
+        continue
+      _check_width(record, key, values, width)
+      sample[key] = fit_rows(values, rows)
+      sample[mask] = np.bool_(True)
+    if self.vit_dim:
+      values = record.get('vit_features')
+      if values is None:
+        raise ValueError(
+            f'{record.get("file", "a sample")}: no vit_features, expected '
+            f'[{self.frames}, {self.vit_dim}]'
+        )
+      _check_width(record, 'vit_features', values, self.vit_dim)
+      chosen = video.spread(len(values), self.frames)
+      sample['vit_features'] = np.asarray(values, np.float32)[chosen]
+
+
+def _check_width(record, key, values, width) -> None:
+  if values.ndim != 2 or values.shape[1] != width:
+    raise ValueError(
+        f'{record.get("file", "a sample")}: {key} has shape {values.shape}, '
+        f'expected [n, {width}]'
+    )
+
+
+def _share(box, size, other) -> tuple[int, int, int, int]:
+  """A box of an image of shape `size`, and the same part of one of `other`."""
+  if size == other:
+    return box
+  sx, sy = other[1] / size[1], other[0] / size[0]
+  left = min(int(box[0] * sx), other[1] - 1)
+  top = min(int(box[1] * sy), other[0] - 1)
+  width = min(max(1, round(box[2] * sx)), other[1] - left)
+  height = min(max(1, round(box[3] * sy)), other[0] - top)
+  return left, top, width, height

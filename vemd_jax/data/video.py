@@ -1,0 +1,125 @@
+"""Videos to a few evenly spread frames."""
+
+from typing import NamedTuple
+
+import av
+import cv2
+import numpy as np
+
+SUFFIXES = (
+    '.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm', '.mpg', '.mpeg', '.wmv',
+    '.flv', '.3gp', '.ts', '.mts',
+)  # fmt: skip
+
+
+class Clip(NamedTuple):
+  """Frames of a video.
+
+  Attributes:
+    frames: T uint8 [H, W, 3] RGB images, upright.
+    indices: [T] int, which frames of the video they are, from 0.
+    seconds: [T] float, when they are shown.
+  """
+
+  frames: list[np.ndarray]
+  indices: np.ndarray
+  seconds: np.ndarray
+
+
+def spread(total: int, count: int) -> np.ndarray:
+  """The middles of `count` equal parts of `total` frames.
+
+  Args:
+    total: frames there are, at least 1.
+    count: frames wanted; more than there are repeats some.
+
+  Returns:
+    [count] int, rising, in 0 .. total - 1.
+  """
+  return ((2 * np.arange(count) + 1) * total) // (2 * count)
+
+
+def bound(image: np.ndarray, max_side: int) -> np.ndarray:
+  """Shrinks an image so that its longer side is at most `max_side` pixels.
+
+  Args:
+    image: [H, W, 3] uint8.
+    max_side: pixels; 0 leaves the image as it is.
+
+  Returns:
+    [H', W', 3] uint8; the image itself where it is small enough.
+  """
+  height, width = image.shape[:2]
+  if not max_side or max(height, width) <= max_side:
+    return image
+  scale = max_side / max(height, width)
+  size = max(1, round(width * scale)), max(1, round(height * scale))
+  return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+def read_frames(path: str, num_frames: int, max_side: int = 0) -> Clip:
+  """Decodes evenly spread frames, turned upright by the rotation flag.
+
+  Args:
+    path: video file.
+    num_frames: frames wanted; a shorter video repeats some.
+    max_side: bound of the longer side in pixels; 0 keeps the size.
+
+  Returns:
+    The clip.
+
+  Raises:
+    ValueError: names the file, if there is no picture in it.
+  """
+  try:
+    with av.open(path) as container:
+      if not container.streams.video:
+        raise ValueError(f'{path}: no video stream')
+      stream = container.streams.video[0]
+      stream.thread_type = 'SLICE'
+      # The header's number of frames may be missing or wrong; packets are not.
+      total = sum(packet.size > 0 for packet in container.demux(stream))
+    with av.open(path) as container:
+      stream = container.streams.video[0]
+      stream.thread_type = 'SLICE'
+      return _pick(path, container, stream, total, num_frames, max_side)
+  except (av.FFmpegError, OSError) as error:
+    raise ValueError(f'{path}: cannot be read as a video ({error})') from error
+
+
+def _pick(path, container, stream, total, num_frames, max_side) -> Clip:
+  """Keeps the wanted frames of a stream that is decoded from its start."""
+  wanted = spread(total, num_frames) if total else np.zeros(num_frames, int)
+  frames, indices, seconds = [], [], []
+  last = None
+  try:
+    for index, frame in enumerate(container.decode(stream)):
+      last = (index, frame)
+      while len(frames) < num_frames and wanted[len(frames)] == index:
+        # A frame that is wanted twice is decoded once.
+        again = bool(indices) and indices[-1] == index
+        frames.append(frames[-1] if again else _upright(frame, max_side))
+        indices.append(index)
+        seconds.append(frame.time or 0.0)
+      if len(frames) == num_frames:
+        break
+  except av.FFmpegError:
+    # A damaged end: what came before it is used.
+    if last is None:
+      raise
+  if last is None:
+    raise ValueError(f'{path}: no frame could be decoded')
+  while len(frames) < num_frames:
+    index, frame = last
+    again = bool(indices) and indices[-1] == index
+    frames.append(frames[-1] if again else _upright(frame, max_side))
+    indices.append(index)
+    seconds.append(frame.time or 0.0)
+  return Clip(frames, np.array(indices), np.array(seconds))
+
+
+def _upright(frame: av.VideoFrame, max_side: int) -> np.ndarray:
+  image = bound(frame.to_ndarray(format='rgb24'), max_side)
+  # Counterclockwise degrees, as np.rot90 counts.
+  turns = round(frame.rotation / 90) % 4
+  return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
