@@ -58,7 +58,7 @@ FACE_LIMBS = np.concatenate([
     ),
 ])
 
-# Which joint a joint becomes when the image is mirrored: flipped[i] = old[F[i]].
+# Which joint a joint becomes when the image is mirrored: new[i] = old[F[i]].
 BODY_FLIP = np.array(
     [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15], np.int32
 )

@@ -51,6 +51,8 @@ class GaussianLatent(nn.Module):
     log_variance = jnp.clip(log_variance, *LOG_VARIANCE_RANGE)
     sample = mean
     if train:
-      noise = jax.random.normal(self.make_rng('latent'), mean.shape)
+      # Drawn flat: many dimensions take long to compile on the CPU.
+      noise = jax.random.normal(self.make_rng('latent'), (mean.size,))
+      noise = noise.reshape(mean.shape)
       sample = mean + jnp.exp(0.5 * log_variance) * noise
     return Latent(mean=mean, log_variance=log_variance, sample=sample)

@@ -73,7 +73,8 @@ class VEMD(nn.Module):
       alone with a linear classifier on its pooled frames, trained whole: stage
       1 of what the others then hold frozen.
     decoder: 'heatmap', 'person_query', or `package.module:Class` of a module
-      with the fields `part` and `dtype` that makes a `Structure` of [N, h, w, D].
+      with the fields `part` and `dtype` that makes a `Structure` of a latent
+      [N, h, w, D].
     parts: of 'body' and 'face', what is decoded.
     num_encoders: 1, or 2: one that the body is decoded from, one for the face.
     dtype: of the computation, 'float32' or 'bfloat16'; parameters are float32.

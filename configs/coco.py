@@ -1,0 +1,21 @@
+r"""COCO keypoints 2017 (+ WholeBody faces): structure only, no emotion label.
+
+Pretrains encoder and decoders; configs/gaf3.py starts from it with
+--config.checkpoint.init_from. No published number; reports the heatmap error.
+
+  python -m vemd_jax.data.prepare coco --source=DIR --out=COCO
+  python -m vemd_jax.main --config=configs/coco.py --config.data.root=COCO \
+      --workdir=W
+
+Words: heatmap, person_query, reference, tiny.
+"""
+
+from vemd_jax import config as config_lib
+
+
+def get_config(words: str = ''):
+  config = config_lib.for_dataset('coco')
+  config.model.variant = 've_md'
+  config.epochs = 20.0
+  config.batch_size = 32
+  return config_lib.finish(config, words)

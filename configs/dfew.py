@@ -1,0 +1,26 @@
+r"""DFEW: one face in a film clip, 7 classes, five folds.
+
+No number of VE-MD was found; HumanOmni has 82.46 WAR / 74.86 UAR, MAE-DFER
+74.43 / 63.41, each the mean of 5 folds. One fold, in both stages:
+--config.data.fold=K; all of them and their mean: launch/dfew_folds.sh.
+
+  python -m vemd_jax.data.prepare dfew --source=DIR --out=DATA
+  python -m vemd_jax.data.annotate --data=DATA
+  python -m vemd_jax.main --config=configs/stage1.py:dfew \
+      --config.data.root=DATA --workdir=STAGE1
+  python -m vemd_jax.main --config=configs/dfew.py \
+      --config.data.root=DATA --config.checkpoint.init_from="('STAGE1',)" \
+      --workdir=W
+
+Words: ve_sd, ve_md, ve_md_sr; heatmap, person_query; reference (the authors'
+settings to the letter); cached (reads the ViT's features where
+vemd_jax.cache_features, with these arguments, has stored them); tiny.
+"""
+
+from vemd_jax import config as config_lib
+
+
+def get_config(words: str = ''):
+  config = config_lib.for_dataset('dfew')
+  config.model.head.sr_input = 'projected'
+  return config_lib.finish(config, words)

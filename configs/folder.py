@@ -1,0 +1,28 @@
+r"""Your own pictures: a folder with images and `labels.csv`.
+
+  DIR/labels.csv         file,split,label       (splits train, val, test)
+  DIR/annotations.jsonl  optional: bodies and faces, see vemd_jax.data.folder
+
+By default a size that trains on 2 CPU cores in about a quarter of an hour for
+2,000 images; `full` is the paper's size, for an accelerator.
+
+  python -m vemd_jax.main --config=configs/folder.py \
+      --config.data.root=DIR --workdir=W
+
+Words: ve_sd, ve_md, ve_md_sr, person_query, full, tiny.
+"""
+
+from vemd_jax import config as config_lib
+
+
+def get_config(words: str = ''):
+  config = config_lib.default()
+  config.data.update(name='folder', source='folder')
+  given = words.split(',')
+  if 'full' not in given:
+    config_lib.laptop(config)
+    config.epochs = 40.0
+    config.eval.every = 200
+    config.checkpoint.every = 200
+  words = ','.join(word for word in given if word != 'full')
+  return config_lib.finish(config, words)

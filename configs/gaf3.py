@@ -1,0 +1,26 @@
+r"""GAF-3.0: the mood of a group in a photograph, 3 classes.
+
+Published: 90.06 % accuracy (arXiv 2604.02397, abstract; split not stated,
+presumably Validation). For one 80 GB GPU or a TPU v5e-8.
+
+  python -m vemd_jax.data.prepare gaf3 --source=DIR --out=DATA
+  python -m vemd_jax.data.annotate --data=DATA
+  python -m vemd_jax.main --config=configs/stage1.py:gaf3 \
+      --config.data.root=DATA --workdir=STAGE1
+  python -m vemd_jax.main --config=configs/gaf3.py \
+      --config.data.root=DATA --config.checkpoint.init_from="('STAGE1',)" \
+      --workdir=W
+
+Words: ve_sd, ve_md, ve_md_sr; heatmap, person_query; reference (the authors'
+settings to the letter); cached (reads the ViT's features where
+vemd_jax.cache_features, with these arguments, has stored them); tiny.
+"""
+
+from vemd_jax import config as config_lib
+
+
+def get_config(words: str = ''):
+  config = config_lib.for_dataset('gaf3')
+  # For groups the structure is an input as it is (section 4 of the paper).
+  config.model.head.sr_input = 'raw'
+  return config_lib.finish(config, words)

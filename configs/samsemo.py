@@ -1,0 +1,33 @@
+r"""SAMSEMO: one speaker in a clip, 5 classes, with audio and transcript.
+
+Published: 77.9 % accuracy with text (arXiv 2604.02397).
+
+  python -m vemd_jax.data.prepare samsemo --source=DIR --out=DATA
+  python -m vemd_jax.data.annotate --data=DATA
+  python -m vemd_jax.main --config=configs/stage1.py:samsemo \
+      --config.data.root=DATA --workdir=STAGE1
+  python -m vemd_jax.main --config=configs/samsemo.py \
+      --config.data.root=DATA --config.checkpoint.init_from="('STAGE1',)" \
+      --workdir=W
+
+Words: ve_sd, ve_md, ve_md_sr; heatmap, person_query; reference (the authors'
+settings to the letter); cached (reads the ViT's features where
+vemd_jax.cache_features, with these arguments, has stored them); tiny.
+`text` fuses embeddings of the transcripts, `audio` the spectrogram.
+`multi_label` also reads samples with several labels, for evaluation by their
+F1 (prepare with --multi_label).
+"""
+
+from vemd_jax import config as config_lib
+
+
+def get_config(words: str = ''):
+  config = config_lib.for_dataset('samsemo')
+  # A projected structure acts as a bottleneck for single people.
+  config.model.head.sr_input = 'projected'
+  return config_lib.finish(config, words, {'multi_label': _multi_label})
+
+
+def _multi_label(config):
+  config.data.multi_label = True
+  config.checkpoint.best_metric = 'multilabel_f1'

@@ -1,0 +1,26 @@
+r"""VGAF: the mood of a group in clips of 5 seconds, 3 classes.
+
+Published: 82.25 % accuracy with audio fusion (arXiv 2604.02397, abstract; split
+not stated). `audio` adds the sound: prepare with --audio.
+
+  python -m vemd_jax.data.prepare vgaf --source=DIR --out=DATA
+  python -m vemd_jax.data.annotate --data=DATA
+  python -m vemd_jax.main --config=configs/stage1.py:vgaf \
+      --config.data.root=DATA --workdir=STAGE1
+  python -m vemd_jax.main --config=configs/vgaf.py \
+      --config.data.root=DATA --config.checkpoint.init_from="('STAGE1',)" \
+      --workdir=W
+
+Words: ve_sd, ve_md, ve_md_sr; heatmap, person_query; reference (the authors'
+settings to the letter); cached (reads the ViT's features where
+vemd_jax.cache_features, with these arguments, has stored them); tiny.
+`audio` fuses the log-mel spectrogram.
+"""
+
+from vemd_jax import config as config_lib
+
+
+def get_config(words: str = ''):
+  config = config_lib.for_dataset('vgaf')
+  config.model.head.sr_input = 'raw'
+  return config_lib.finish(config, words)

@@ -1,0 +1,29 @@
+"""Strict settings for every test: 8 CPU devices, no silent promotion."""
+
+import os
+
+os.environ['XLA_FLAGS'] = (
+    os.environ.get('XLA_FLAGS', '')
+    + ' --xla_force_host_platform_device_count=8'
+)
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+# Most of the time here goes into compiling; processes that tests start inherit
+# this, so that they end with the same bits.
+os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'
+
+import jax
+import pytest
+from absl import flags
+
+jax.config.update('jax_numpy_dtype_promotion', 'strict')
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+# Grain reads absl flags, which nothing parses under pytest.
+flags.FLAGS.mark_as_parsed()
+
+
+@pytest.fixture
+def standard_promotion():
+  """For tests that run optax, whose own code mixes int32 and float32."""
+  with jax.numpy_dtype_promotion('standard'):
+    yield

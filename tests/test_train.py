@@ -1,0 +1,213 @@
+"""Whole runs of the tiny demo recipe."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from configs import group_scenes
+from vemd_jax import checkpoint, sharding, train
+
+MAKE_MESH = sharding.make_mesh
+ROOT = pathlib.Path(__file__).parents[1]
+
+pytestmark = pytest.mark.usefixtures('standard_promotion')
+
+
+def tiny(**changes):
+  config = group_scenes.get_config('tiny')
+  config.update_from_flattened_dict(changes)
+  return config
+
+
+def params_at(workdir, which='latest'):
+  return checkpoint.load_for_inference(workdir, which)[2]
+
+
+def lines(workdir):
+  text = (workdir / 'metrics.jsonl').read_text()
+  return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.fixture(scope='module', autouse=True)
+def one_device():
+  """Programs for a single device compile much faster."""
+  mesh = MAKE_MESH(1, 1, jax.devices()[:1])
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(train.sharding, 'make_mesh', lambda data, fsdp: mesh)
+    yield
+
+
+def start(*arguments):
+  """The command line, in a process with one device."""
+  environment = {**os.environ, 'XLA_FLAGS': ''}
+  return subprocess.Popen(
+      [sys.executable, '-m', 'vemd_jax.main', *arguments],
+      cwd=ROOT,
+      env=environment,
+      stdout=subprocess.DEVNULL,
+      stderr=subprocess.PIPE,
+      text=True,
+  )
+
+
+@pytest.fixture(scope='module')
+def straight(tmp_path_factory):
+  """One run from the first step to the last."""
+  workdir = tmp_path_factory.mktemp('straight')
+  process = start(
+      '--config=configs/group_scenes.py:tiny', f'--workdir={workdir}'
+  )
+  _, errors = process.communicate()
+  assert process.returncode == 0, errors
+  return workdir
+
+
+def test_a_run_leaves_what_it_promises(straight, capsys):
+  for name in (
+      'config.json', 'versions.json', 'classes.json', 'metrics.jsonl',
+      'results.json', 'tensorboard', 'pictures', 'checkpoints',
+  ):  # fmt: skip
+    assert (straight / name).exists(), name
+  rows = lines(straight)
+  assert [r['step'] for r in rows if r['split'] == 'train'] == [1, 2, 3, 4]
+  assert [r['step'] for r in rows if r['split'] == 'val'][:2] == [2, 4]
+  assert any(r['split'] == 'test' for r in rows)
+  for row in rows:
+    for key in ('loss', 'accuracy', 'macro_f1', 'emotion', 'body_heatmap'):
+      assert np.isfinite(row[key]), (key, row)
+  results = json.loads((straight / 'results.json').read_text())
+  matrix = np.array(results['val']['confusion'])
+  assert matrix.sum() == 10
+  assert results['val']['accuracy'] == pytest.approx(np.trace(matrix) / 10)
+
+  # Called again, it says that it is complete and changes nothing.
+  before = params_at(straight)
+  train.train_and_evaluate(tiny(), straight)
+  assert 'Results on val' in capsys.readouterr().out
+  jax.tree.map(np.testing.assert_array_equal, before, params_at(straight))
+  assert [r['step'] for r in lines(straight) if r['split'] == 'train'] == [
+      1, 2, 3, 4,
+  ]  # fmt: skip
+
+
+def test_killed_and_started_again_ends_with_the_same_bits(straight, tmp_path):
+  command = (
+      '--mode=train', '--config=configs/group_scenes.py:tiny',
+      f'--workdir={tmp_path}',
+  )  # fmt: skip
+  process = start(*command)
+  # Not by the clock: as soon as the first checkpoint is whole.
+  while not (tmp_path / 'checkpoints' / '2').exists():
+    assert process.poll() is None, process.stderr.read()
+    time.sleep(0.01)
+  process.send_signal(signal.SIGKILL)
+  process.communicate()
+  process = start(*command)
+  _, errors = process.communicate()
+  assert process.returncode == 0, errors
+  jax.tree.map(
+      np.testing.assert_array_equal, params_at(straight), params_at(tmp_path)
+  )
+  steps = [r['step'] for r in lines(tmp_path) if r['split'] == 'train']
+  assert steps == [1, 2, 3, 4]
+
+
+def test_one_device_and_eight_give_the_same_loss(tmp_path):
+  config = tiny(**{
+      'model.variant': 've_md', 'model.parts': ('body',),
+      'model.heatmap.stages': 1, 'mesh.min_shard_size': 64,
+  })  # fmt: skip
+  results = []
+  for mesh in (
+      MAKE_MESH(1, 1, jax.devices()[:1]),
+      MAKE_MESH(2, 4),
+  ):
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setattr(train.sharding, 'make_mesh', lambda *a, m=mesh: m)
+      run = train.set_up(config, tmp_path / str(mesh.size))
+    name, batch = next(train._train_batches(run, 0))
+    state, _, scalars = run.train_step(
+        run.create(), sharding.put_batch(batch, mesh), dataset=name
+    )
+    run.checkpoints.close()
+    results.append(jax.device_get(scalars))
+    specs = {str(x.sharding.spec) for x in jax.tree.leaves(state.params)}
+    assert any('fsdp' in spec for spec in specs) == (mesh.size > 1)
+  one, eight = results
+  for key in ('loss', 'grad_norm', 'param_norm'):
+    np.testing.assert_allclose(eight[key], one[key], rtol=2e-4, err_msg=key)
+  np.testing.assert_allclose(eight['loss'], one['loss'], rtol=1e-5)
+
+
+def test_sigterm_saves_and_the_run_goes_on(tmp_path, monkeypatch):
+  run = train.set_up(tiny(mode='train', **{'eval.every': 0}), tmp_path)
+  step, calls = run.train_step, []
+
+  def then_signal(*args, **kwargs):
+    calls.append(1)
+    if len(calls) == 1:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return step(*args, **kwargs)
+
+  run.train_step = then_signal
+  assert not train.train(run)
+  assert run.checkpoints.latest_step() == 1
+  assert train.train(run)
+  assert len(calls) == 4
+  # All those steps were one program.
+  assert step._cache_size() == 1
+  run.checkpoints.close()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+  config = tiny(**{'optim.learning_rate': 1e30, 'optim.warmup_steps': 0})
+  with pytest.raises(FloatingPointError, match='not finite at step 0'):
+    train.train_and_evaluate(config, tmp_path)
+
+
+def test_another_seed_cannot_go_on(straight):
+  with pytest.raises(ValueError, match='seed 0, now it is 1'):
+    train.train_and_evaluate(tiny(seed=1, steps=8), straight)
+
+
+def test_a_checkpoint_of_another_width_is_named(straight):
+  with pytest.raises(ValueError, match='does not fit the model.*params/'):
+    train.train_and_evaluate(
+        tiny(**{'model.latent.dim': 24, 'steps': 8}), straight
+    )
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (['--config=configs/nothing.py'], 'nothing.py'),
+        (
+            ['--config=configs/folder.py:tiny', '--config.batchsize=3'],
+            'batchsize',
+        ),
+        (
+            ['--config=configs/folder.py:tiny', '--config.batch_size=many'],
+            'many',
+        ),
+        (['--config=configs/folder.py:tinny'], "unknown word 'tinny'"),
+        (
+            ['--config=configs/folder.py:tiny', '--config.data.root=/nowhere'],
+            '/nowhere',
+        ),
+    ],
+)
+def test_a_wrong_argument_ends_in_one_line(tmp_path, arguments, message):
+  process = start(*arguments, f'--workdir={tmp_path}')
+  _, errors = process.communicate()
+  assert process.returncode == 1
+  assert 'Traceback' not in errors
+  last = errors.strip().splitlines()[-1]
+  assert last.startswith('error: ') and message in last

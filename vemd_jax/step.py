@@ -1,0 +1,199 @@
+"""One training step and one evaluation step, as pure functions."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from vemd_jax import losses, rng, skeletons
+from vemd_jax.data import heatmaps
+from vemd_jax.metrics import Metrics
+from vemd_jax.models.outputs import Outputs
+from vemd_jax.state import TrainState
+
+Batch = dict[str, jax.Array]
+
+
+def example_batch(data: ConfigDict, batch_size: int = 1) -> Batch:
+  """A batch of the right shapes, all zero.
+
+  Args:
+    data: `config.data`.
+    batch_size: samples.
+
+  Returns:
+    The inputs that the model reads. Cached ViT features are not among them:
+    a model keeps its ViT all the same, for prediction on new images.
+  """
+  b, t, side = batch_size, data.frames, data.image_size
+  batch = {
+      'image': jnp.zeros((b, t, side, side, 3), jnp.uint8),
+      'mask': jnp.ones((b,), bool),
+  }
+  if data.audio_frames:
+    batch['audio'] = jnp.zeros((b, data.audio_frames, data.audio_dim))
+    batch['audio_mask'] = jnp.ones((b,), bool)
+  if data.text_tokens:
+    batch['text_embedding'] = jnp.zeros((b, data.text_tokens, data.text_dim))
+    batch['text_mask'] = jnp.ones((b,), bool)
+  return batch
+
+
+def add_targets(batch: Batch, outputs: Outputs, sigma: float) -> Batch:
+  """Renders the target heatmaps that the host has not rendered.
+
+  Args:
+    batch: keypoints in pixels of its images.
+    outputs: says which parts are decoded as heatmaps, and at which size.
+    sigma: width of a limb in heatmap pixels.
+
+  Returns:
+    The batch with `body_heatmap` and `face_heatmap` where they are needed.
+  """
+  batch = dict(batch)
+  for part in ('body', 'face'):
+    structure = getattr(outputs, part)
+    if structure is None or structure.heatmap_logits is None:
+      continue
+    if f'{part}_heatmap' not in batch and f'{part}_keypoints' in batch:
+      batch[f'{part}_heatmap'] = heatmaps.render_jax(
+          batch[f'{part}_keypoints'],
+          batch[f'{part}_mask'],
+          skeletons.HEATMAP_LIMBS[part],
+          image_size=batch['image'].shape[2:4],
+          heatmap_size=structure.heatmap_logits.shape[-3:-1],
+          sigma=sigma,
+      )
+  return batch
+
+
+def make_train_step(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    terms: Mapping[str, tuple],
+    *,
+    seed: int,
+    sigma: float = 1.0,
+    accumulation: int = 1,
+    ema_decay: float = 0.0,
+) -> Callable[..., tuple[TrainState, Metrics, dict[str, jax.Array]]]:
+  """Builds the training step.
+
+  Args:
+    model: VEMD, or any module with its call.
+    optimizer: of `vemd_jax.optim`.
+    terms: of `losses.prepare`, by dataset.
+    seed: of the run.
+    sigma: of the target heatmaps, in heatmap pixels.
+    accumulation: micro-batches whose gradients are averaged.
+    ema_decay: of the moving average; 0 where the state has none.
+
+  Returns:
+    `(state, batch, dataset) -> (state, metrics, scalars)`; `dataset` is static.
+    The metrics are those of the parameters before the update; the scalars are
+    the loss and the norms of gradients, parameters and updates.
+  """
+
+  def loss_fn(params, batch_stats, state, batch, dataset, keys):
+    outputs, updates = model.apply(
+        {'params': {**params, **state.frozen}, 'batch_stats': batch_stats},
+        batch,
+        dataset=dataset,
+        train=True,
+        rngs=keys,
+        mutable=['batch_stats'],
+    )
+    batch = add_targets(batch, outputs, sigma)
+    loss, sums = losses.total(
+        outputs, batch, keys['loss'], terms[dataset], state.step
+    )
+    metrics = Metrics.from_outputs(outputs, batch, sums)
+    return loss, (metrics, updates.get('batch_stats', {}), loss)
+
+  def gradients(state, batch, dataset, keys):
+    grad_fn = jax.grad(loss_fn, has_aux=True)
+    if accumulation == 1:
+      grads, aux = grad_fn(
+          state.params, state.batch_stats, state, batch, dataset, keys
+      )
+      return grads, *aux
+
+    # Micro-batch i takes every i-th sample, so that no device has to send
+    # its part of the batch to another.
+    micro = jax.tree.map(
+        lambda x: x.reshape(-1, accumulation, *x.shape[1:]).swapaxes(0, 1),
+        batch,
+    )
+
+    def one(carry, inputs):
+      grads, stats = carry
+      index, part = inputs
+      part_keys = {k: jax.random.fold_in(v, index) for k, v in keys.items()}
+      new, (metrics, stats, loss) = grad_fn(
+          state.params, stats, state, part, dataset, part_keys
+      )
+      return (jax.tree.map(jnp.add, grads, new), stats), (metrics, loss)
+
+    zeros = jax.tree.map(jnp.zeros_like, state.params)
+    (grads, stats), (metrics, loss) = jax.lax.scan(
+        one, (zeros, state.batch_stats), (jnp.arange(accumulation), micro)
+    )
+    grads = jax.tree.map(lambda g: g / accumulation, grads)
+    return grads, metrics.reduce(), stats, loss.mean()
+
+  def train_step(state: TrainState, batch: Batch, dataset: str):
+    keys = rng.at_step(seed, state.step)
+    grads, metrics, stats, loss = gradients(state, batch, dataset, keys)
+    group = dataset if dataset in state.opt_state else 'all'
+    updates, opt_state = optimizer.update(
+        grads, state.opt_state[group], state.params
+    )
+    params = optax.apply_updates(state.params, updates)
+    ema = state.ema
+    if ema_decay:
+      ema = optax.incremental_update(params, ema, 1.0 - ema_decay)
+    scalars = {
+        'loss': loss,
+        'grad_norm': optax.tree.norm(grads),
+        'param_norm': optax.tree.norm(params),
+        'update_norm': optax.tree.norm(updates),
+    }
+    state = state.replace(
+        step=state.step + 1,
+        params=params,
+        batch_stats=stats,
+        ema=ema,
+        opt_state={**state.opt_state, group: opt_state},
+    )
+    return state, metrics, scalars
+
+  return train_step
+
+
+def make_eval_step(
+    model: nn.Module, terms: Mapping[str, tuple], *, sigma: float = 1.0
+) -> Callable[..., tuple[Metrics, Outputs, Batch]]:
+  """Builds the evaluation step.
+
+  Args:
+    model: VEMD, or any module with its call.
+    terms: of `losses.prepare`, by dataset.
+    sigma: of the target heatmaps, in heatmap pixels.
+
+  Returns:
+    `(variables, batch, step, dataset) -> (metrics, outputs, batch)`; the batch
+    comes back with its target heatmaps. `step` sets the terms' schedules.
+  """
+
+  def eval_step(variables: Any, batch: Batch, step: jax.Array, dataset: str):
+    outputs = model.apply(variables, batch, dataset=dataset, train=False)
+    batch = add_targets(batch, outputs, sigma)
+    key = rng.named(0, 'evaluate')
+    _, sums = losses.total(outputs, batch, key, terms[dataset], step)
+    return Metrics.from_outputs(outputs, batch, sums), outputs, batch
+
+  return eval_step
