@@ -408,7 +408,7 @@ def test_prepared_source(monkeypatch, tmp_path):
   data = _settings(tmp_path, source='tfds', fold=2, holdout=0.1, frames=3)
   for split in ('train', 'holdout', 'val'):
     assert len(pipeline.make_source(data, split)) == 2
-  more = {'fold': 2, 'frames': 3}
+  more = {'fold': 2, 'frames': 3, 'max_unreadable': 0.05, 'text': None}
   assert asked == [
       (str(tmp_path), {'split': 'train', 'holdout': 0.1, **more}),
       (str(tmp_path), {'split': 'holdout', 'holdout': 0.1, **more}),

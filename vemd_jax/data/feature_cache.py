@@ -68,6 +68,7 @@ def fill(
     jobs: Sequence[Job],
     overwrite: bool = False,
     workers: int = 1,
+    dtype: type = np.float16,
 ) -> Counts:
   """Computes what is not there yet.
 
@@ -77,6 +78,7 @@ def fill(
     jobs: the rows.
     overwrite: starts a new index where the old one has other settings.
     workers: threads.
+    dtype: that is stored; half precision is finer than sound and text are.
 
   Returns:
     Counts. Unreadable rows are left out and tried again next time.
@@ -86,10 +88,10 @@ def fill(
     RuntimeError: another process fills it.
   """
   with jsonl.lock(cache / _INDEX):
-    return _fill(cache, made_with, jobs, overwrite, workers)
+    return _fill(cache, made_with, jobs, overwrite, workers, dtype)
 
 
-def _fill(cache, made_with, jobs, overwrite, workers) -> Counts:
+def _fill(cache, made_with, jobs, overwrite, workers, dtype) -> Counts:
   index = cache / _INDEX
   lines = {
       line['file']: line for line in jsonl.resume(index, made_with, overwrite)
@@ -116,7 +118,7 @@ def _fill(cache, made_with, jobs, overwrite, workers) -> Counts:
         features = job.compute()
         if features is None:
           return job, None, ''
-        _save(_path(cache, key), features)
+        _save(_path(cache, key), np.asarray(features, dtype))
       return job, key, ''
     except (ValueError, OSError) as error:
       return job, None, str(error) or type(error).__name__
@@ -177,6 +179,9 @@ class Features:
   """Looks up a row's features: `features(file) -> float32 [T, E] or None`.
 
   None stands for a row without features and for one that could not be read.
+
+  Attributes:
+    made_with: the settings.
   """
 
   def __init__(self, cache: str | pathlib.Path, command: str):
@@ -194,10 +199,15 @@ class Features:
     if not index.exists():
       raise FileNotFoundError(f'{index} does not exist; make it by {command}')
     self._keys = {line['file']: line['key'] for line in jsonl.read(index)}
+    self.made_with = jsonl.meta(index) or {}
 
   def __len__(self) -> int:
     """Number of rows with features."""
     return sum(key is not None for key in self._keys.values())
+
+  def key(self, file: str) -> str | None:
+    """The `Job.key` that a row's features were computed for."""
+    return self._keys.get(file)
 
   def __call__(self, file: str) -> np.ndarray | None:
     key = self._keys.get(file)
@@ -225,9 +235,9 @@ def _path(cache: pathlib.Path, key: str) -> pathlib.Path:
 
 
 def _save(path: pathlib.Path, features: np.ndarray) -> None:
-  """Writes in one piece; half precision is finer than the features are."""
+  """Writes in one piece."""
   # Two threads may have the same content at the same time.
   part = path.with_name(f'{path.stem}.{uuid.uuid4().hex}.part')
   with part.open('wb') as file:
-    np.savez(file, features=np.asarray(features, np.float16))
+    np.savez(file, features=features)
   part.replace(path)

@@ -23,7 +23,7 @@ import grain
 import numpy as np
 from absl import flags, logging
 
-from vemd_jax.data import transforms
+from vemd_jax.data import datasets, transforms, vit_features
 
 Batch = dict[str, np.ndarray]
 # An object with the attributes of `config.data`.
@@ -68,12 +68,15 @@ def make_source(data: Settings, split: str):
     raise ValueError('data.test_split is empty')
   stamps = []
   if data.source != 'group_scenes':
-    for name in ('labels.csv', 'annotations.jsonl', 'prepared.json'):
+    for name in _LISTS:
       path = pathlib.Path(data.root) / name
       if path.exists():
         stamps.append((name, path.stat().st_mtime_ns, path.stat().st_size))
   settings = {key: getattr(data, key) for key in _SOURCE_SETTINGS}
-  settings['group_scenes'] = _plain(data.group_scenes)
+  if data.source == 'group_scenes':
+    settings['group_scenes'] = _plain(data.group_scenes)
+  if not (data.cache or data.vit_dim):
+    del settings['image_size'], settings['grayscale']
   settings = json.dumps(settings, sort_keys=True)
   with _opening:
     return _open(settings, split, tuple(stamps))
@@ -81,11 +84,18 @@ def make_source(data: Settings, split: str):
 
 _opening = threading.Lock()
 
+# Files whose change makes a source another one.
+_LISTS = (
+    'labels.csv', 'annotations.jsonl', 'prepared.json',
+    f'{vit_features.CACHE}/index.jsonl',
+)  # fmt: skip
+
 # What a source depends on; the others only change what is made of it.
 _SOURCE_SETTINGS = (
     'name', 'source', 'root', 'classes', 'train_split', 'val_split',
-    'test_split', 'holdout', 'fold', 'image_size', 'frames', 'bodies', 'faces',
-    'max_unreadable', 'cache', 'audio_frames', 'text_tokens',
+    'test_split', 'holdout', 'fold', 'image_size', 'grayscale', 'frames',
+    'bodies', 'faces', 'max_unreadable', 'cache', 'audio_frames',
+    'text_tokens', 'multi_label', 'vit_dim',
 )  # fmt: skip
 
 
@@ -97,6 +107,8 @@ def _open(settings: str, split: str, stamps: tuple):
   source = _SOURCES[data.source](data, split)
   if not len(source):
     raise ValueError(f'{data.name}: split {split!r} is empty')
+  if data.vit_dim:
+    source = _with_vit_features(source, data)
   if data.cache:
     # Twice the size leaves enough for crops of a quarter of the area.
     source = Cached(source, data.frames, 2 * data.image_size)
@@ -185,13 +197,35 @@ def _prepared(data: Settings, split: str):
       'val': data.val_split,
       'test': data.test_split,
   }[split]
-  return prepared.PreparedSource(
+  text = None
+  if data.text_tokens:
+    from vemd_jax.data import text as text_lib
+
+    text = text_lib.features(data.root)
+  source = prepared.PreparedSource(
       data.root,
       split=wanted,
       fold=data.fold,
       holdout=data.holdout if split in ('train', 'holdout') else 0.0,
       frames=data.frames,
+      max_unreadable=data.max_unreadable,
+      text=text,
   )
+  lacking = [
+      option
+      for option, wanted in (
+          ('audio', data.audio_frames),
+          ('multi_label', data.multi_label),
+      )
+      if wanted and not source.options[option]
+  ]
+  # Images in a mixture with clips have no sound.
+  if lacking and (lacking != ['audio'] or datasets.get(source.name).audio):
+    raise ValueError(
+        f'{data.root} was prepared without --{lacking[-1]}, which this run '
+        f'needs: give it to python -m vemd_jax.data.prepare {source.name}'
+    )
+  return source
 
 
 _SOURCES = {
@@ -199,6 +233,44 @@ _SOURCES = {
     'folder': _folder,
     'tfds': _prepared,
 }
+
+
+def _with_vit_features(source, data: Settings):
+  if data.source == 'group_scenes':
+    raise ValueError(
+        'data.vit_dim: group_scenes has no place for cached ViT features'
+    )
+  look_up = vit_features.features(
+      data.root,
+      width=data.vit_dim,
+      image_size=data.image_size,
+      frames=data.frames,
+      grayscale=data.grayscale,
+  )
+  missing = look_up.missing(source.files)
+  if len(missing) > data.max_unreadable * len(source):
+    raise ValueError(
+        f'{data.root}: {len(missing)} of {len(source)} samples, such as '
+        f'{missing[0]}, have no cached ViT features; {vit_features.COMMAND} '
+        'goes on where it stopped'
+    )
+  return _WithVitFeatures(source, look_up)
+
+
+class _WithVitFeatures:
+  """A source's records with their cached `vit_features`."""
+
+  def __init__(self, source, look_up):
+    self._source, self._look_up = source, look_up
+    self.classes, self.labels = source.classes, source.labels
+    self.files, self.report = source.files, source.report
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, index: int) -> transforms.Record:
+    record = self._source[index]
+    return {**record, 'vit_features': self._look_up(record)}
 
 
 class _Part:
@@ -290,6 +362,7 @@ def make_transform(data: Settings, train: bool) -> transforms.Transform:
       audio=(data.audio_frames, data.audio_dim),
       text=(data.text_tokens, data.text_dim),
       vit_dim=data.vit_dim,
+      multi_label=len(data.classes) if data.multi_label else 0,
       augment=augment,
   )
 

@@ -24,6 +24,7 @@ class PreparedSource:
     classes: names, in the order of the label numbers.
     labels: [n] int32, -1 without label.
     files: names as in index.jsonl.
+    options: of `vemd_jax.data.prepare`.
     report: what was read and left out here; what preparation left out stands
       in report.json.
   """
@@ -82,6 +83,7 @@ class PreparedSource:
       )
     self.name = made['dataset']
     self.classes = tuple(made['classes'])
+    self.options = made['options']
     self._root, self._frames = root, frames
     self._audio, self._text = audio, text
     self._mask_unlabelled = unlabelled_people == 'mask'

@@ -467,6 +467,7 @@ class Transform:
     audio: (frames, bins) of the audio, (0, 0) for none.
     text: (tokens, width) of the text embedding, (0, 0) for none.
     vit_dim: width of the frozen features, 0 for none.
+    multi_label: number of classes where samples may have several, else 0.
     augment: used where a generator is given.
   """
 
@@ -483,6 +484,7 @@ class Transform:
   audio: tuple[int, int] = (0, 0)
   text: tuple[int, int] = (0, 0)
   vit_dim: int = 0
+  multi_label: int = 0
   augment: Augment = dataclasses.field(default_factory=Augment)
 
   def __call__(
@@ -492,7 +494,7 @@ class Transform:
 
     Args:
       record: see `decode`; more fields: `label`, `file`, `audio`,
-        `text_embedding`, `vit_features`.
+        `text_embedding`, `vit_features`, `label_multi_hot` [C].
       rng: makes it a training sample.
 
     Returns:
@@ -514,6 +516,8 @@ class Transform:
     if self.labels and record.get('label', -1) >= 0:
       sample['label'] = np.int32(record['label'])
       sample['label_mask'] = np.bool_(True)
+    if self.multi_label and self.labels and 'label_multi_hot' in record:
+      sample['label_multi_hot'][:] = record['label_multi_hot']
     self._optional(sample, record)
 
     flip = rng is not None and bool(rng.random() < self.augment.flip)
@@ -550,6 +554,8 @@ class Transform:
       sample['text_mask'] = np.bool_(False)
     if self.vit_dim:
       sample['vit_features'] = np.zeros((t, self.vit_dim), np.float32)
+    if self.multi_label:
+      sample['label_multi_hot'] = np.zeros(self.multi_label, np.int32)
     return sample
 
   def _images(self, out, frames, flip, rng) -> list[np.ndarray]:
@@ -637,7 +643,7 @@ class Transform:
       if values is None:
         raise ValueError(
             f'{record.get("file", "a sample")}: no vit_features, expected '
-            f'[{self.frames}, {self.vit_dim}]'
+            f'[{self.frames}, {self.vit_dim}]; see vemd_jax.cache_features'
         )
       _check_width(record, 'vit_features', values, self.vit_dim)
       chosen = video.spread(len(values), self.frames)
