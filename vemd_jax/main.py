@@ -76,7 +76,11 @@ def _parse(argv: list[str]) -> list[str]:
       raise ValueError('both --config and --workdir are needed')
     return argv
   except Exception as error:  # A recipe may raise whatever it likes.
-    sys.exit(f'error: {" ".join(str(error).split())}')
+    lines = str(error).strip().splitlines() or [repr(error)]
+    # A recipe's own error comes with its traceback; the last line says it.
+    nested = any(line.startswith('Traceback') for line in lines)
+    text = ' '.join(lines[-1:] if nested else lines)
+    sys.exit(f'error: {" ".join(text.split())}')
 
 
 if __name__ == '__main__':
