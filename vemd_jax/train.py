@@ -217,17 +217,23 @@ def _set_heatmap_size(model, shapes, datasets, example) -> None:
       shapes.variables(),
       example,
   )
-  for part in (outputs.body, outputs.face):
-    if part is not None and part.heatmap_logits is not None:
-      side = part.heatmap_logits.shape[-2]
-      for data in datasets.values():
-        if data.heatmap_size not in (0, side):
-          raise ValueError(
-              f'config.data.heatmap_size is {data.heatmap_size}, the model '
-              f'decodes {side} (0 takes it from the model)'
-          )
-        with data.unlocked():
-          data.heatmap_size = side
+  sides = {
+      part.heatmap_logits.shape[-2]
+      for part in (outputs.body, outputs.face)
+      if part is not None and part.heatmap_logits is not None
+  }
+  for data in datasets.values():
+    with data.unlocked():
+      if not sides:
+        data.targets = 'device'  # Nothing for the host to render.
+        continue
+      (side,) = sides
+      if data.heatmap_size not in (0, side):
+        raise ValueError(
+            f'config.data.heatmap_size is {data.heatmap_size}, the model '
+            f'decodes {side} (0 takes it from the model)'
+        )
+      data.heatmap_size = side
 
 
 # ------------------------------------------------------------------- train
