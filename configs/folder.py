@@ -22,7 +22,7 @@ def get_config(words: str = ''):
   if 'full' not in given:
     config_lib.laptop(config)
     config.epochs = 40.0
-    config.eval.every = 200
-    config.checkpoint.every = 200
+    config.eval.every = 400
+    config.checkpoint.every = 400
   words = ','.join(word for word in given if word != 'full')
   return config_lib.finish(config, words)

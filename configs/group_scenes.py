@@ -26,8 +26,9 @@ def get_config(words: str = ''):
     data.augment.update(crop_scale=(0.7, 1.0), hue=0.0)
     # Finer heatmaps would take half of the time.
     config.model.heatmap.update(stages=1, widths=(32,))
-    config.steps = 2200
-    config.eval.every = 550
+    config.model.variant = 've_md'
+    config.steps = 4400
+    config.eval.every = 1100
     config.checkpoint.every = 550
   words = ','.join(word for word in given if word != 'full')
   return config_lib.finish(

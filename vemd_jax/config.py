@@ -261,7 +261,8 @@ def loss(
 
 def laptop(config: ConfigDict) -> None:
   """Changes a config to a size that trains on two CPU cores."""
-  config.batch_size = 32
+  # Many small steps leave the first plateau sooner than few large ones.
+  config.batch_size = 16
   config.data.image_size = 112
   config.data.cache = True
   # On the CPU NumPy renders them several times faster than XLA.
@@ -288,11 +289,15 @@ def laptop(config: ConfigDict) -> None:
   config.model.fusion.dim = 64
   config.optim.update(
       name='adamw',
-      learning_rate=2e-3,
+      learning_rate=8e-4,
       schedule='cosine',
-      warmup_steps=100,
+      warmup_steps=200,
       weight_decay=1e-2,
   )
+  # At the paper's weight the structure's gradient drowns the emotion's, and a
+  # small encoder learns nothing else in the time that a laptop has.
+  for part in ('body', 'face'):
+    config.losses[f'{part}_heatmap'].weight = 0.03
 
 
 def for_dataset(name: str) -> ConfigDict:
