@@ -22,14 +22,14 @@ def get_config(words: str = ''):
   if 'full' not in given:
     config_lib.laptop(config)
     # Small groups, so that 112 pixels show faces.
-    data.group_scenes.update(size=112, people=(2, 4), train_samples=6000)
+    data.group_scenes.update(size=112, people=(2, 3), train_samples=6000)
     data.augment.update(crop_scale=(0.7, 1.0), hue=0.0)
     # Finer heatmaps would take half of the time.
     config.model.heatmap.update(stages=1, widths=(32,))
     config.model.variant = 've_md'
-    config.steps = 4400
-    config.eval.every = 1100
-    config.checkpoint.every = 550
+    config.steps = 4200
+    config.eval.every = 1050
+    config.checkpoint.every = 525
   words = ','.join(word for word in given if word != 'full')
   return config_lib.finish(
       config,

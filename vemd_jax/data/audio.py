@@ -100,8 +100,12 @@ def read_samples(path: str | pathlib.Path) -> np.ndarray | None:
   if not path.is_file():
     raise FileNotFoundError(f'{path}: no such file')
   blocks = []
+  with path.open('rb') as file:
+    head = file.read(12)
+  # FFmpeg's guess takes some WAV files for something else.
+  kind = 'wav' if head[:4] == b'RIFF' and head[8:] == b'WAVE' else None
   try:
-    with av.open(str(path)) as container:
+    with av.open(str(path), format=kind) as container:
       if not container.streams.audio:
         return None
       # To float, FFmpeg would mix channels by their power: a mono sound stored
