@@ -1,7 +1,7 @@
 r"""The demo: drawn groups of people, made as they are read; no files needed.
 
 Negative, neutral or positive, told from the faces and from how people relate.
-Trains in under 8 minutes on 2 CPU cores (chance is 0.33); what was measured is
+Trains in about 9 minutes on 2 CPU cores (chance is 0.33); what was measured is
 in benchmarks/RESULTS.md.
 
   python -m vemd_jax.main --config=configs/group_scenes.py --workdir=W
@@ -22,7 +22,7 @@ def get_config(words: str = ''):
   if 'full' not in given:
     config_lib.laptop(config)
     # Small groups, so that 112 pixels show faces.
-    data.group_scenes.update(size=112, people=(2, 3), train_samples=6000)
+    data.group_scenes.update(size=112, people=(2, 4), train_samples=6000)
     data.augment.update(crop_scale=(0.7, 1.0), hue=0.0)
     # Finer heatmaps would take half of the time.
     config.model.heatmap.update(stages=1, widths=(32,))
