@@ -273,11 +273,8 @@ def load_variables(path: epath.PathLike) -> dict[str, Any]:
   if (path / 'checkpoints').exists():
     checkpoints, step = _open(path, 'best')
     model = checkpoints.restore_model(step)
-    params = model['ema'] or model['params']
-    return {
-        'params': {**params, **model['frozen']},
-        'batch_stats': model['batch_stats'],
-    }
+    checkpoints.close()
+    return _variables(model)
   if not (path / '_METADATA').exists():
     raise FileNotFoundError(
         f'no weights at {path}; expected a workdir, or a folder written by '
@@ -291,6 +288,11 @@ def load_variables(path: epath.PathLike) -> dict[str, Any]:
   )
   variables = checkpointer.restore(path, target)
   return {'params': {}, 'batch_stats': {}, **variables}
+
+
+def _variables(model: dict[str, Any]) -> dict[str, Any]:
+  """What `model.apply` takes, of a stored item; the average where one is."""
+  return TrainState(**model, opt_state={}).variables(averaged=True)
 
 
 def _open(workdir: epath.Path, which: str) -> tuple[Checkpoints, int]:
@@ -330,12 +332,7 @@ def load_for_inference(
           (workdir / 'classes.json').read_text()
       ).items()
   }
-  params = model['ema'] or model['params']
-  variables = {
-      'params': {**params, **model['frozen']},
-      'batch_stats': model['batch_stats'],
-  }
-  return config, classes, variables
+  return config, classes, _variables(model)
 
 
 def load_weights(state: TrainState, path: epath.PathLike) -> TrainState:

@@ -275,6 +275,7 @@ def _loop(
   config = run.config
   batches = _train_batches(run, start)
   clock = writer_lib.Clock(run.steps, config.batch_size, start)
+  schedule = optim.make_schedule(config.optim, run.steps)
   window = _Window()
   stop = _StopSignal()
 
@@ -305,7 +306,6 @@ def _loop(
     if done % config.log_every == 0 or done == run.steps:
       scalars = window.compute(run)
       rates = clock.report(done)
-      schedule = optim.make_schedule(config.optim, run.steps)
       writer.scalars(
           done,
           'train',
