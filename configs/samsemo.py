@@ -14,7 +14,7 @@ Words: ve_sd, ve_md, ve_md_sr; heatmap, person_query; reference (the authors'
 settings to the letter); cached (reads the ViT's features where
 vemd_jax.cache_features, with these arguments, has stored them); tiny.
 `text` fuses embeddings of the transcripts, `audio` the spectrogram.
-`multi_label` also reads samples with several labels, for evaluation by their
+`multi_label` also learns from samples with several labels and is judged by their
 F1 (prepare with --multi_label).
 """
 
@@ -30,4 +30,5 @@ def get_config(words: str = ''):
 
 def _multi_label(config):
   config.data.multi_label = True
+  config.losses.emotion = config_lib.loss('multi_label_emotion', 1.0)
   config.checkpoint.best_metric = 'multilabel_f1'

@@ -25,6 +25,7 @@ def make_batch(seed=0, **changes):
       'image': np.zeros((B, T, H, W, 3), np.uint8),
       'label': np.array([0, 2, 1], np.int32),
       'label_mask': np.ones(B, bool),
+      'label_multi_hot': np.eye(C, dtype=np.int32)[[0, 2, 1]],
       'mask': np.ones(B, bool),
       'unreadable': np.zeros(B, np.int32),
   }
@@ -96,6 +97,7 @@ def sigmoid(x):
 
 ALL = [
     ('emotion_cross_entropy', {'label_smoothing': 0.1}),
+    ('multi_label_emotion', {}),
     ('focal_emotion', {}),
     ('ordinal_emotion', {}),
     ('heatmap_mse', {'part': 'body'}),
@@ -242,6 +244,29 @@ def test_ordinal_costs_more_for_far_classes():
   np.testing.assert_allclose(
       run('ordinal_emotion', outputs, batch).values, wanted, rtol=1e-5
   )
+
+
+def test_multi_label():
+  outputs, batch = make_outputs(), make_batch()
+  several = np.zeros((B, C), np.int32)
+  several[0, [0, 2]] = 1
+  several[1, 1] = 1
+  batch = {**batch, 'label_multi_hot': jnp.asarray(several)}
+  term = run('multi_label_emotion', outputs, batch)
+  log_p = np.log(softmax(outputs.logits))
+  np.testing.assert_allclose(
+      term.values[:2], [-(log_p[0, 0] + log_p[0, 2]) / 2, -log_p[1, 1]],
+      rtol=1e-5,
+  )  # fmt: skip
+  np.testing.assert_array_equal(term.mask, [1, 1, 0])
+  # Of one label it is the cross-entropy.
+  np.testing.assert_allclose(
+      run('multi_label_emotion', outputs, make_batch()).values,
+      run('emotion_cross_entropy', outputs, make_batch()).values, rtol=1e-6,
+  )  # fmt: skip
+  del batch['label_multi_hot']
+  with pytest.raises(ValueError, match='label_multi_hot'):
+    run('multi_label_emotion', outputs, batch)
 
 
 def test_without_labels():

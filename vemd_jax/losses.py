@@ -186,6 +186,41 @@ def emotion_cross_entropy(
   return Term(-jnp.sum(target * jax.nn.log_softmax(logits), -1), mask)
 
 
+def multi_label_emotion(
+    outputs: Outputs, batch: Batch, rng: jax.Array
+) -> Term:
+  """Cross-entropy to equal shares of all labels that an example has.
+
+  The probabilities still sum to 1, so that the same head serves single labels
+  and several; of one label it is `emotion_cross_entropy`.
+
+  Args:
+    outputs: logits [B, C].
+    batch: label_multi_hot [B, C], 0 or 1.
+    rng: not used.
+
+  Returns:
+    Nats an example; those with a label count.
+
+  Raises:
+    ValueError: if the batch has no `label_multi_hot` of the logits' shape.
+  """
+  del rng
+  if outputs.logits is None:
+    return _nothing(batch)
+  if 'label_multi_hot' not in batch:
+    raise ValueError(
+        'multi_label_emotion: the batch has no label_multi_hot; set'
+        ' config.data.multi_label'
+    )
+  logits, labels = _f32(outputs.logits), _f32(batch['label_multi_hot'] > 0)
+  _same_shape('multi_label_emotion', logits, labels)
+  count = labels.sum(-1)
+  target = labels / jnp.maximum(count, 1)[:, None]
+  values = -jnp.sum(target * jax.nn.log_softmax(logits), -1)
+  return Term(values, (count > 0) & _real(batch))
+
+
 def focal_emotion(
     outputs: Outputs,
     batch: Batch,
@@ -953,6 +988,7 @@ TERMS = {
     fn.__name__: fn
     for fn in (
         emotion_cross_entropy,
+        multi_label_emotion,
         focal_emotion,
         ordinal_emotion,
         heatmap_mse,

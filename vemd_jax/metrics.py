@@ -101,7 +101,7 @@ class Metrics:
       batch: Mapping[str, jax.Array],
       sums: Mapping[str, losses.Sums],
       *,
-      threshold: float = 0.5,
+      threshold: float = 0.25,
   ) -> 'Metrics':
     """Sums of one batch.
 
@@ -110,7 +110,8 @@ class Metrics:
       batch: what the model and the losses saw.
       sums: of `losses.total`.
       threshold: class probability from which an example counts as having that
-        label; used where the batch holds `label_multi_hot` [B, C].
+        label, below the share of one of three; used where the batch holds
+        `label_multi_hot` [B, C].
 
     Returns:
       Its metrics.

@@ -378,8 +378,7 @@ class _Window:
     self.unreadable, self.read = 0, 0
 
   def add(self, step: int, name: str, metrics, scalars) -> None:
-    old = self._metrics.get(name)
-    self._metrics[name] = metrics if old is None else old.merge(metrics)
+    self._metrics.setdefault(name, []).append(metrics)
     self._steps.append((step, name, scalars))
 
   def check(self) -> None:
@@ -395,9 +394,13 @@ class _Window:
   def compute(self, run: Run) -> dict[str, Any]:
     """The window's metrics; begins a new one."""
     self.check()
-    result = _join(
-        {n: m.compute(run.classes[n]) for n, m in self._metrics.items()}
-    )
+    # Added up here: so many small sums would keep the device waiting.
+    result = _join({
+        name: functools.reduce(
+            lambda a, b: a.merge(b), jax.device_get(metrics)
+        ).compute(run.classes[name])
+        for name, metrics in self._metrics.items()
+    })
     last = jax.device_get(self._steps[-1][2])
     result.update({k: float(v) for k, v in last.items() if k != 'loss'})
     self._metrics, self._steps = {}, []

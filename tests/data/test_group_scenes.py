@@ -374,6 +374,23 @@ def test_faces_tell_the_class(scenes):
   assert np.mean(np.digitize(mood, [-0.4, 0.4]) == source.labels) > 0.85
 
 
+def test_zoom_enlarges_people_and_keeps_heads_in_the_frame():
+  plain = GroupScenes('zoom', 200, people=(2, 4))
+  near = GroupScenes('zoom', 200, people=(2, 4), zoom=1.5)
+  for i in range(200):
+    one, two = plain.describe(i).people, near.describe(i).people
+    np.testing.assert_allclose(two.height, 1.5 * one.height)
+    np.testing.assert_array_equal(two.x, one.x)
+    np.testing.assert_array_equal(two.valence, one.valence)
+  noses, ankles = [], []
+  for source in (plain, near):
+    bodies = np.concatenate([source[i]['bodies'][0] for i in range(40)])
+    noses.append((bodies[:, 0, 2] > 0).mean())
+    ankles.append((bodies[:, 15:, 2] > 0).mean())
+  assert noses[1] > 0.8 * noses[0]
+  assert ankles[0] > 0.2 and ankles[1] < 0.02
+
+
 @pytest.mark.parametrize(
     ('settings', 'message'),
     [
@@ -381,6 +398,7 @@ def test_faces_tell_the_class(scenes):
         ({'people': (0, 3)}, 'people'),
         ({'people': (3, 11)}, 'people'),
         ({'cue': 'interaction', 'people': (1, 1)}, 'interaction needs 2'),
+        ({'zoom': 0.5}, 'zoom'),
         ({'size': 4}, 'size'),
         ({'frames': 0}, 'frames'),
     ],

@@ -138,6 +138,7 @@ class GroupScenes:
       size: int = 224,
       frames: int = 1,
       people: tuple[int, int] = (1, 10),
+      zoom: float = 1.0,
       seed: int = 0,
   ):
     """Makes the source; nothing is drawn yet.
@@ -149,6 +150,8 @@ class GroupScenes:
       size: side of the pictures in pixels.
       frames: length of the clips, 1 for pictures.
       people: fewest and most people of a scene. `interaction` has at least 2.
+      zoom: how close the camera is, at least 1: people get that much larger
+        and from about 1.4 on the frame cuts them off at the hips.
       seed: not negative.
     """
     low, high = people
@@ -161,13 +164,15 @@ class GroupScenes:
       )
     if cue == 'interaction' and high < 2:
       raise ValueError(f'people is {people}, but interaction needs 2 or more')
+    if not 1 <= zoom <= 2:
+      raise ValueError(f'zoom is {zoom}, expected 1 to 2')
     if size < 16 or frames < 1 or num_samples < 0 or seed < 0:
       raise ValueError(
           'expected size >= 16, frames >= 1, num_samples >= 0, seed >= 0, got '
           f'{size}, {frames}, {num_samples}, {seed}'
       )
     self.split, self.cue, self.size, self.frames = split, cue, size, frames
-    self.people, self.seed = (low, high), seed
+    self.people, self.zoom, self.seed = (low, high), zoom, seed
     self.labels = _labels(seed, split, np.arange(num_samples))
 
   def __len__(self) -> int:
@@ -177,7 +182,7 @@ class GroupScenes:
     # Grain writes this into its checkpoints.
     return (
         f'GroupScenes({self.split!r}, {len(self)}, {self.cue!r}, {self.size}, '
-        f'{self.frames}, {self.people}, {self.seed})'
+        f'{self.frames}, {self.people}, {self.zoom}, {self.seed})'
     )
 
   def describe(self, index: int) -> Scene:
@@ -189,8 +194,9 @@ class GroupScenes:
     low, high = self.people
     if self.cue == 'interaction':
       low = max(low, 2)
+    count = int(rng.integers(low, high + 1))
     return _describe(
-        int(self.labels[index]), self.cue, int(rng.integers(low, high + 1)), rng
+        int(self.labels[index]), self.cue, count, self.zoom, rng
     )
 
   def draw(self, index: int) -> list[scene_drawing.Drawing]:
@@ -288,7 +294,7 @@ def _couple(stance: dict, left, right, relation, rng) -> None:
   bend[right] = share * bend[left] + np.sqrt(1 - share**2) * bend[right]
 
 
-def _describe(label: int, cue: str, n: int, rng) -> Scene:
+def _describe(label: int, cue: str, n: int, zoom: float, rng) -> Scene:
   """Draws the parameters of a scene of n people."""
   x, pair, left, row, relations = [], [], [], [], []
   for number, count in enumerate(_rows(n)):
@@ -319,26 +325,30 @@ def _describe(label: int, cue: str, n: int, rng) -> Scene:
     lefts = np.flatnonzero(left)
     rights = np.flatnonzero((pair >= 0) & ~left)
     _couple(stance, lefts, rights, relations, rng)
-  people = _people(label, cue, x, row, stance, rng)
+  people = _people(label, cue, x, row, stance, zoom, rng)
   # The order of the people tells nothing either.
   order = rng.permutation(n)
   people = People(*(field[order] for field in people))
   return Scene(label, people, pair[order], int(rng.integers(2**31)))
 
 
-def _people(label: int, cue: str, x, row, stance: dict, rng) -> People:
+def _people(
+    label: int, cue: str, x, row, stance: dict, zoom: float, rng
+) -> People:
   """Adds all that does not depend on others."""
   n = len(x)
   uniform, normal = rng.uniform, rng.standard_normal
   # The back row stands higher up and looks smaller.
   scale = _HEIGHTS[n - 1] * uniform(0.9, 1.1)
+  # Heads stay where they are, feet leave the frame.
+  margin, scale = 0.1 * scale, zoom * scale
   height = scale * uniform(0.88, 1.06, n)
   if row.any():
     height = np.where(row == 0, 0.9 * height, height)
     back, front = uniform((0.04, 0.35), (0.09, 0.41))
     y = scale + np.where(row == 0, back - 0.07 * scale, front)
   else:
-    y = np.full(n, uniform(0.07, 0.14) + 1.05 * scale)
+    y = np.full(n, uniform(0.07, 0.14) + margin + 0.95 * scale)
   # Most stand half turned, a few turn their back.
   most = (0, 60) if cue == 'expression' else (28, 80)
   turn = uniform(*most, n)

@@ -142,6 +142,7 @@ def _group_scenes(data: Settings, split: str):
       size=scenes.size,
       frames=data.frames,
       people=scenes.people,
+      zoom=scenes.zoom,
       seed=scenes.seed,
   )
   if split in ('train', 'holdout') and data.holdout:
