@@ -1,8 +1,8 @@
 r"""The demo: drawn groups of people, made as they are read; no files needed.
 
 Negative, neutral or positive, told from the faces and from how people relate.
-Trains in about 9 minutes on 2 CPU cores (chance is 0.33); what was measured is
-in benchmarks/RESULTS.md.
+Trains in about 6 minutes on 2 CPU cores: 0.87 of the val scenes right, chance
+is 0.33 (benchmarks/RESULTS.md).
 
   python -m vemd_jax.main --config=configs/group_scenes.py --workdir=W
 
@@ -25,11 +25,10 @@ def get_config(words: str = ''):
     data.group_scenes.update(
         size=112, people=(2, 4), zoom=1.45, train_samples=6000
     )
-    data.augment.update(crop_scale=(0.7, 1.0), hue=0.0)
-    # Finer heatmaps would take half of the time.
-    config.model.heatmap.update(stages=1, widths=(32,))
+    # Coarse heatmaps of fine limbs: at 28 x 28 the step would take twice as long.
+    config.model.heatmap.widths = (32,)
+    data.sigma = 0.6
     config.model.variant = 've_md'
-    config.optim.ema_decay = 0.998
     config.steps = 3000
     config.eval.every = 1000
     config.checkpoint.every = 500

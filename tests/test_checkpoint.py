@@ -139,6 +139,7 @@ def test_weights_find_their_place_and_the_rest_stays(tmp_path):
               'encoder_0': {'kernel': kernel},
               'vit': {'bias': vit},
               'head_other': {'bias': np.zeros(3, np.float32)},
+              'face_decoder': {'bias': np.zeros(3, np.float32)},
           }
       },
   )
@@ -185,7 +186,13 @@ def test_order_of_initialisation(tmp_path):
   start, data = checkpoint.initialise(create, target, own, config)
   assert int(start.step) == 0 and data is None
 
+  # Without weights, a frozen part would stay random.
   config.checkpoint.init_from = (str(tmp_path / 'weights'),)
+  with pytest.raises(ValueError, match='2 frozen arrays .vit/bias'):
+    checkpoint.initialise(create, target, own, config)
+  vit = jax.tree.map(np.asarray, create().frozen['vit'])
+  checkpoint.save_variables(tmp_path / 'vit', {'params': {'vit': vit}})
+  config.checkpoint.init_from += (str(tmp_path / 'vit'),)
   start, data = checkpoint.initialise(create, target, own, config)
   assert float(start.params['encoder_0']['bias'][0]) == 5.0 and data is None
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from configs import group_scenes
-from vemd_jax import checkpoint, sharding, train
+from vemd_jax import checkpoint, main, sharding, train
 
 MAKE_MESH = sharding.make_mesh
 ROOT = pathlib.Path(__file__).parents[1]
@@ -46,7 +46,7 @@ def one_device():
 
 
 def start(*arguments):
-  """The command line, in a process with one device."""
+  """The command line, in a process with a device for each core."""
   environment = {**os.environ, 'XLA_FLAGS': ''}
   return subprocess.Popen(
       [sys.executable, '-m', 'vemd_jax.main', *arguments],
@@ -145,6 +145,45 @@ def test_one_device_and_eight_give_the_same_loss(tmp_path):
   for key in ('loss', 'grad_norm', 'param_norm'):
     np.testing.assert_allclose(eight[key], one[key], rtol=2e-4, err_msg=key)
   np.testing.assert_allclose(eight['loss'], one['loss'], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ('cores', 'batch', 'evaluation', 'devices'),
+    [(2, 16, 50, 2), (1, 16, 16, 1), (6, 16, 32, 4), (64, 32, 32, 8),
+     (4, 15, 32, 1)],
+)  # fmt: skip
+def test_a_cpu_is_split_where_the_batches_divide(
+    monkeypatch, cores, batch, evaluation, devices
+):
+  monkeypatch.setattr(os, 'cpu_count', lambda: cores)
+  monkeypatch.setattr(os, 'process_cpu_count', lambda: cores, raising=False)
+  config = tiny(**{'batch_size': batch, 'eval.batch_size': evaluation})
+  assert main._cpu_devices(config) == devices
+
+
+def test_moving_average_forgets_the_first_parameters(tmp_path):
+  config = tiny(**{'model.variant': 've_sd', 'optim.ema_decay': 0.15})
+  run = train.set_up(config, tmp_path)
+  state = run.create()
+  expected = jax.device_get(state.params)
+  batches = train._train_batches(run, 0)
+  for decay in (1 / 10, 0.15, 0.15):  # The second would be 2 / 11.
+    name, batch = next(batches)
+    batch.pop('unreadable', None)
+    state, _, _ = run.train_step(
+        state, sharding.put_batch(batch, run.mesh), dataset=name
+    )
+    expected = jax.tree.map(
+        lambda old, new, d=decay: d * old + (1 - d) * np.asarray(new),
+        expected,
+        jax.device_get(state.params),
+    )
+  run.checkpoints.close()
+  jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
+      jax.device_get(state.ema),
+      expected,
+  )
 
 
 def test_sigterm_saves_and_the_run_goes_on(tmp_path, monkeypatch):

@@ -20,6 +20,8 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 from vemd_jax import config as config_lib
 from vemd_jax.state import TrainState
 
+# Modules that another model may have more of.
+_OPTIONAL = ('head_', 'vit_projection_', 'body_decoder', 'face_decoder')
 _MODEL = ('step', 'params', 'frozen', 'batch_stats', 'ema')
 
 
@@ -338,9 +340,9 @@ def load_for_inference(
 def load_weights(state: TrainState, path: epath.PathLike) -> TrainState:
   """Puts weights from a file into a fresh state.
 
-  Every array of the file must find its place, heads and projections of
-  datasets that this model does not have excepted. What the file lacks stays as
-  it was initialised; both are logged.
+  Every array of the file must find its place, except heads and projections of
+  datasets and decoders of parts that this model does not have. What the file
+  lacks stays as it was initialised; both are logged.
 
   Args:
     state: fresh, on its devices.
@@ -379,7 +381,9 @@ def load_weights(state: TrainState, path: epath.PathLike) -> TrainState:
           traverse_util.unflatten_dict(flat, sep='/')
       )
     for key in sorted(have.keys() - places):
-      if key.startswith(('head_', 'vit_projection_')):
+      module = key.split('/')[0]
+      absent = not any(place.startswith(f'{module}/') for place in places)
+      if absent and module.startswith(_OPTIONAL):
         skipped.append(key)
       else:
         problems.append(f'{key} has no place in the model')
@@ -422,6 +426,10 @@ def initialise(
 
   Returns:
     (state, position in the data or None at the beginning).
+
+  Raises:
+    FileNotFoundError: if there is nothing at `resume` or `init_from`.
+    ValueError: if weights do not fit, or frozen parts got none.
   """
   settings = config.checkpoint
   if checkpoints.latest_step() is not None:
@@ -438,7 +446,22 @@ def initialise(
     other.close()
     logging.info('Going on from %s', settings.resume)
     return state, data
-  state = create()
+  state = fresh = create()
   for path in settings.init_from:
     state = load_weights(state, path)
+  if settings.init_from:
+    _check_frozen(fresh.frozen, state.frozen, settings.init_from)
   return state, None
+
+
+def _check_frozen(fresh: Any, loaded: Any, paths) -> None:
+  """What is never trained must come from somewhere."""
+  fresh = traverse_util.flatten_dict(fresh, sep='/')
+  loaded = traverse_util.flatten_dict(loaded, sep='/')
+  missing = sorted(key for key in fresh if loaded[key] is fresh[key])
+  if missing:
+    raise ValueError(
+        f'config.checkpoint.init_from is {tuple(paths)}, and has no weights '
+        f'for {len(missing)} frozen arrays ({_few(missing)}); they would stay '
+        'random'
+    )

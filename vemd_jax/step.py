@@ -90,7 +90,8 @@ def make_train_step(
     seed: of the run.
     sigma: of the target heatmaps, in heatmap pixels.
     accumulation: micro-batches whose gradients are averaged.
-    ema_decay: of the moving average; 0 where the state has none.
+    ema_decay: of the moving average, reached from below, as
+      min(ema_decay, (1 + step) / (10 + step)); 0 where the state has none.
 
   Returns:
     `(state, batch, dataset) -> (state, metrics, scalars)`; `dataset` is static.
@@ -155,7 +156,10 @@ def make_train_step(
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
     if ema_decay:
-      ema = optax.incremental_update(params, ema, 1.0 - ema_decay)
+      # Shorter at first, so that it forgets where training began.
+      step = state.step.astype(jnp.float32)
+      decay = jnp.minimum(ema_decay, (1 + step) / (10 + step))
+      ema = optax.incremental_update(params, ema, 1 - decay)
     scalars = {
         'loss': loss,
         'grad_norm': optax.tree.norm(grads),
