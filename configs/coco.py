@@ -17,5 +17,6 @@ def get_config(words: str = ''):
   config = config_lib.for_dataset('coco')
   config.model.variant = 've_md'
   config.epochs = 20.0
+  config.data.max_ignore = 20
   config.batch_size = 32
   return config_lib.finish(config, words)

@@ -28,5 +28,6 @@ def get_config(words: str = ''):
         'weight': weight,
         'labels': facts.labels,
         'val_split': 'val',
+        'max_ignore': 20 if name == 'coco' else 0,
     }
   return config_lib.finish(config, words)

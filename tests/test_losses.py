@@ -366,6 +366,56 @@ def test_heatmap_weighted_mse():
   assert empty.values[0] == 0 and np.isfinite(empty.values).all()
 
 
+@pytest.mark.parametrize(
+    'name',
+    ['heatmap_mse', 'heatmap_weighted_mse', 'heatmap_focal', 'heatmap_awing'],
+)
+def test_heatmaps_do_not_count_where_people_lack_labels(name):
+  outputs = make_outputs()
+  boxes = np.zeros((B, T, 2, 4), np.float32)
+  boxes[:, :, 0] = (0, 0, W / 2, H)  # The left half; the second is none.
+  batch = make_batch(ignore_boxes=boxes)
+  if name == 'heatmap_awing':  # Its weights look one pixel further.
+    batch['body_heatmap'] = jnp.zeros_like(batch['body_heatmap'])
+  plain = run(name, outputs, batch, part='body').values
+  maps = np.array(outputs.body.heatmap_logits)
+  half = np.arange(SIDE[1]) * W / SIDE[1] <= W / 2
+  assert 0 < half.sum() < SIDE[1]
+  inside, outside = maps.copy(), maps.copy()
+  inside[..., half, :] += 3
+  outside[..., ~half, :] += 3
+
+  def changed(maps):
+    body = outputs.body.replace(heatmap_logits=jnp.asarray(maps))
+    return run(name, outputs.replace(body=body), batch, part='body').values
+
+  np.testing.assert_allclose(changed(inside), plain, rtol=1e-6)
+  assert (np.abs(changed(outside) - plain) > 1e-3).all()
+  if name == 'heatmap_mse':
+    error = (sigmoid(maps) - np.asarray(batch['body_heatmap'])) ** 2
+    wanted = error[..., ~half, :].mean((-3, -2, -1)).sum(0).mean(1)
+    np.testing.assert_allclose(plain, wanted, rtol=1e-5)
+
+
+def test_presence_does_not_punish_where_people_lack_labels():
+  outputs = make_outputs()
+  one = np.zeros((B, T, 1, 4), np.float32)
+  none = run('person_query', outputs, make_batch(ignore_boxes=one), part='body')
+  plain = run('person_query', outputs, make_batch(), part='body')
+  np.testing.assert_allclose(none.values, plain.values, rtol=1e-6)
+  one[...] = (0, 0, 5, 5)
+  batch = make_batch(ignore_boxes=one)
+  gradient = jax.grad(
+      lambda x: run(
+          'person_query',
+          outputs.replace(body=outputs.body.replace(presence_logits=x)),
+          batch, part='body',
+      ).values.sum()
+  )(outputs.body.presence_logits)  # fmt: skip
+  # Matched queries alone are drawn up.
+  assert (np.asarray(gradient) <= 0).all() and np.asarray(gradient).any()
+
+
 def test_heatmap_focal():
   outputs, batch = make_outputs(), make_batch()
   p, t = sigmoid(outputs.body.heatmap_logits), np.asarray(batch['body_heatmap'])

@@ -55,6 +55,9 @@ def default() -> ConfigDict:
       'image_size': 224,
       'frames': 1,
       'max_people': 10,
+      # Most regions of people without labels (COCO's crowds), where no heatmap
+      # counts; images with more are not annotated. 0 knows of none.
+      'max_ignore': 0,
       'grayscale': False,
       # Which of the annotations are used.
       'labels': True,

@@ -288,7 +288,8 @@ def ordinal_emotion(
 
 
 def _heatmaps(term, outputs, batch, part):
-  """Logits [S, B, T, h, w, L], targets [B, T, h, w, L], frames [B, T]."""
+  """Logits [S, B, T, h, w, L], targets [B, T, h, w, L], frames [B, T], and
+  which pixels count: None for all, or like the targets."""
   structure = _part(term, outputs, part)
   if structure.heatmap_logits is None:
     raise ValueError(f'{term}: the model decodes no {part} heatmaps')
@@ -300,7 +301,34 @@ def _heatmaps(term, outputs, batch, part):
   targets = _f32(batch[f'{part}_heatmap'])
   _same_shape(term, logits[0], targets)
   frames = batch[f'{part}_annotated'].astype(bool) & _real(batch)[:, None]
-  return logits, targets, frames
+  counted = counted_pixels(batch, targets.shape[2:4])
+  if counted is not None:
+    counted = jnp.broadcast_to(counted, targets.shape)
+  return logits, targets, frames, counted
+
+
+def counted_pixels(batch: Batch, size: tuple[int, int]) -> jax.Array | None:
+  """Where a heatmap counts: outside the regions without labels.
+
+  Args:
+    batch: `ignore_boxes` [B, T, R, 4], (x1, y1, x2, y2) in pixels of `image`,
+      or without; a box without area is none.
+    size: (h, w) of the heatmaps.
+
+  Returns:
+    [B, T, h, w, 1] float32, 0 or 1; None where every pixel counts.
+  """
+  if 'ignore_boxes' not in batch:
+    return None
+  height, width = batch['image'].shape[2:4]
+  x1, y1, x2, y2 = jnp.moveaxis(_f32(batch['ignore_boxes'])[..., None], -2, 0)
+  y = jnp.arange(size[0], dtype=jnp.float32) * (height / size[0])
+  x = jnp.arange(size[1], dtype=jnp.float32) * (width / size[1])
+  y, x = (v.reshape(1, 1, 1, -1) for v in (y, x))
+  columns = (x1 <= x) & (x <= x2) & (x1 < x2)  # [B, T, R, w]
+  rows = (y1 <= y) & (y <= y2) & (y1 < y2)
+  inside = (rows[..., :, None] & columns[..., None, :]).any(2)
+  return _f32(~inside)[..., None]
 
 
 def _stages(pixels, frames, weights=None) -> Term:
@@ -334,8 +362,9 @@ def heatmap_mse(
   maps = _heatmaps('heatmap_mse', outputs, batch, part)
   if maps is None:
     return _nothing(batch)
-  logits, targets, frames = maps
-  return _stages((jax.nn.sigmoid(logits) - targets[None]) ** 2, frames)
+  logits, targets, frames, counted = maps
+  errors = (jax.nn.sigmoid(logits) - targets[None]) ** 2
+  return _stages(errors, frames, counted)
 
 
 def heatmap_weighted_mse(
@@ -368,7 +397,7 @@ def heatmap_weighted_mse(
   maps = _heatmaps('heatmap_weighted_mse', outputs, batch, part)
   if maps is None:
     return _nothing(batch)
-  logits, targets, frames = maps
+  logits, targets, frames, counted = maps
   there = batch[f'{part}_mask'].astype(bool)
   visible = skeletons.limb_visible(
       batch[f'{part}_keypoints'],
@@ -379,6 +408,8 @@ def heatmap_weighted_mse(
   counts = _f32(shown | ~there.any(2)[..., None])
   weights = jnp.where(targets > threshold, foreground, 1.0)
   weights = weights * counts[:, :, None, None, :]
+  if counted is not None:
+    weights = weights * counted
   errors = (jax.nn.sigmoid(logits) - targets[None]) ** 2
   return _stages(errors, frames, weights)
 
@@ -409,10 +440,10 @@ def heatmap_focal(
   maps = _heatmaps('heatmap_focal', outputs, batch, part)
   if maps is None:
     return _nothing(batch)
-  logits, targets, frames = maps
+  logits, targets, frames, counted = maps
   bce = jax.nn.softplus(logits) - logits * targets[None]
   distance = jnp.abs(targets[None] - jax.nn.sigmoid(logits))
-  return _stages(distance**gamma * bce, frames)
+  return _stages(distance**gamma * bce, frames, counted)
 
 
 def heatmap_awing(
@@ -447,7 +478,7 @@ def heatmap_awing(
   maps = _heatmaps('heatmap_awing', outputs, batch, part)
   if maps is None:
     return _nothing(batch)
-  logits, targets, frames = maps
+  logits, targets, frames, counted = maps
   power = alpha - targets
   ratio = theta / epsilon
   slope = omega * power * ratio ** (power - 1) / (epsilon * (1 + ratio**power))
@@ -462,7 +493,8 @@ def heatmap_awing(
       targets.reshape(b * t, *map_shape), (3, 3), padding='SAME'
   ).reshape(targets.shape)
   emphasis = 1 + weight * _f32(near >= 0.2)
-  return _stages(jnp.where(error < theta, curve, line) * emphasis[None], frames)
+  values = jnp.where(error < theta, curve, line) * emphasis[None]
+  return _stages(values, frames, counted)
 
 
 # --- PersonQuery ---
@@ -539,8 +571,15 @@ def person_query(
   logits = _f32(structure.presence_logits)
   somebody = _f32(matching.taken(match, logits.shape[-1]))
   bce = jax.nn.softplus(logits) - logits * somebody
-  weight = somebody + no_object * (1 - somebody)
-  presence = _frame_mean((weight * bce).sum(-1) / weight.sum(-1), frames)
+  nobody = no_object * (1 - somebody)
+  if 'ignore_boxes' in batch:
+    # Where people lack labels, a query without a match may be right.
+    box = _f32(batch['ignore_boxes'])
+    nobody = nobody * _f32((box[..., 0] >= box[..., 2]).all(-1))[..., None]
+  weight = somebody + nobody
+  total = weight.sum(-1)
+  presence = (weight * bce).sum(-1) / jnp.where(total > 0, total, 1.0)
+  presence = _frame_mean(presence, frames)
   return Term(
       pose.values + presence_weight * presence.values,
       pose.mask | presence.mask,

@@ -125,7 +125,10 @@ class Metrics:
       frames = annotated & batch['mask'].astype(bool)[:, None]
       if structure.heatmap_logits is not None and f'{part}_heatmap' in batch:
         heatmaps[part] = _heatmap_error(
-            structure.heatmap_logits[-1], batch[f'{part}_heatmap'], frames
+            structure.heatmap_logits[-1],
+            batch[f'{part}_heatmap'],
+            frames,
+            losses.counted_pixels(batch, structure.heatmap_logits.shape[-3:-1]),
         )
       if structure.limbs is not None:
         queries[part] = _queries(structure, batch, part, frames)
@@ -225,9 +228,14 @@ def _multi_label(logits, multi_hot, counts, threshold):
   ])
 
 
-def _heatmap_error(logits, target, frames):
-  error = jax.nn.sigmoid(logits.astype(jnp.float32)) - target
-  error = jnp.where(frames, (error**2).mean((-3, -2, -1)), 0.0)
+def _heatmap_error(logits, target, frames, counted):
+  error = (jax.nn.sigmoid(logits.astype(jnp.float32)) - target) ** 2
+  if counted is None:
+    error = error.mean((-3, -2, -1))
+  else:
+    share = jnp.maximum(counted.mean((-3, -2, -1)), 1e-6)
+    error = (counted * error).mean((-3, -2, -1)) / share
+  error = jnp.where(frames, error, 0.0)
   return error.sum(), frames.astype(jnp.float32).sum()
 
 

@@ -360,21 +360,17 @@ def test_coco(tmp_path):
   face = np.array(expected['face'], np.float32).reshape(68, 3)
   face[0] = 0
   np.testing.assert_array_equal(one['faces'][0], face[None])
-  np.testing.assert_array_equal(one['ignore_boxes'], [[1, 2, 11, 22]])
-  np.testing.assert_array_equal(two['ignore_boxes'], [[0, 0, 48, 9]])
+  np.testing.assert_array_equal(one['ignore'], [[[[1, 2, 1], [11, 22, 1]]]])
+  np.testing.assert_array_equal(two['ignore'], [[[[0, 0, 1], [48, 9, 1]]]])
   # Only a crowd: unknown, rather than nobody.
   assert two['bodies'] == two['faces'] == [None]
   assert three['bodies'][0].shape == (0, 17, 3)
   assert three['faces'][0].shape == (0, 68, 3)
-  assert 'ignore_boxes' not in three
+  assert 'ignore' not in three
   assert one['label'] == -1
   # Without a WholeBody file the faces are not annotated, rather than absent.
   assert records(tmp_path)['000000000001.jpg']['faces'] == [None]
   assert reasons(report) == {('000000000004.jpg', 'file is missing')}
-  masked = records(tmp_path, 'val', unlabelled_people='mask')
-  assert masked['000000000001.jpg']['bodies'] == [None]
-  assert masked['000000000001.jpg']['faces'] == [None]
-  assert masked['000000000003.jpg']['bodies'][0].shape == (0, 17, 3)
 
 
 def test_coco_options(tmp_path):
@@ -751,7 +747,6 @@ def test_wrong_questions_to_prepared_data(tmp_path):
       ({'split': 'holdout'}, 'needs a share'),
       ({'holdout': 1.5}, '0 <= share < 1'),
       ({'split': 'holdout', 'holdout': 1e-9}, 'is empty'),
-      ({'unlabelled_people': 'drop'}, 'keep or mask'),
   ):
     with pytest.raises(ValueError, match=message):
       prepared.PreparedSource(out, **kwargs)

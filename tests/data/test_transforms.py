@@ -326,6 +326,36 @@ def test_grayscale(photo):
 # ---------------------------------------------------------------- people
 
 
+def test_regions_without_labels_move_along():
+  rng = np.random.default_rng(0)
+  augment = Augment(crop_scale=(0.5, 1.0), crop_ratio=(0.8, 1.25), flip=0.5)
+  transform = Transform(64, max_ignore=2, augment=augment)
+  # The box is painted: what it covers afterwards is bright, the rest is not.
+  image = np.zeros((120, 160, 3), np.uint8)
+  image[40:81, 50:101] = 255
+  corners = np.array([[[50, 40, 1], [100, 80, 1]]], np.float32)
+  record = {'frames': [image], 'bodies': [None], 'faces': [None],
+            'ignore': [corners], 'file': 'a.png'}  # fmt: skip
+  for generator in (None, *[rng] * 20):
+    sample = transform(record, generator)
+    (x1, y1, x2, y2), second = sample['ignore_boxes'][0]
+    assert not second.any()
+    y, x = np.nonzero(sample['image'][0, ..., 0] > 127)
+    ends = [x.min(), y.min(), x.max(), y.max()]
+    np.testing.assert_allclose([x1, y1, x2, y2], ends, atol=1.6)
+
+
+def test_too_many_regions_leave_the_frame_without_annotation():
+  corners = np.array([[[i, 0, 1], [i + 9, 9, 1]] for i in range(3)], np.float32)
+  record = _record((64, 64), (20, 20), (40, 40), ignore=[corners])
+  assert Transform(64, max_ignore=3)(record)['body_annotated'].all()
+  sample = Transform(64, max_ignore=2)(record)
+  assert not sample['body_annotated'].any()
+  assert not sample['face_annotated'].any()
+  assert not sample['ignore_boxes'].any()
+  assert 'ignore_boxes' not in Transform(64)(record)
+
+
 def test_pad_people_keeps_the_largest():
   people = np.ones((5, 17, 3), np.float32)
   for i, extent in enumerate((5, 40, 2, 60, 20)):

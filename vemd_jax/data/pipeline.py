@@ -353,6 +353,7 @@ def make_transform(data: Settings, train: bool) -> transforms.Transform:
       image_size=data.image_size,
       frames=data.frames,
       max_people=data.max_people,
+      max_ignore=data.max_ignore,
       labels=data.labels,
       bodies=data.bodies,
       faces=data.faces,

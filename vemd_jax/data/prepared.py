@@ -37,7 +37,6 @@ class PreparedSource:
       fold: int = 0,
       holdout: float = 0.0,
       frames: int = 0,
-      unlabelled_people: str = 'keep',
       max_unreadable: float = 0.05,
       audio: folder.Features | None = None,
       text: folder.Features | None = None,
@@ -53,10 +52,6 @@ class PreparedSource:
       holdout: share of train that is held out; whole subjects or source videos
         where names tell them. 'train' is what remains.
       frames: of a clip with more so many are given, evenly spread; 0 all.
-      unlabelled_people: what is done with an image that has crowds or people
-        without joints (COCO): 'keep' leaves its labelled people as targets, if
-        it has any, and the others count as background; 'mask' makes all of it
-        unannotated.
       max_unreadable: largest share of annotation lines that may be left out.
       audio: name of a file -> float32 [Ta, M] or None, where no spectrogram is
         stored.
@@ -77,16 +72,11 @@ class PreparedSource:
     made = json.loads(made_file.read_text(encoding='utf-8'))
     if name and name != made['dataset']:
       raise ValueError(f'{root} holds {made["dataset"]}, not {name}')
-    if unlabelled_people not in ('keep', 'mask'):
-      raise ValueError(
-          f'unlabelled_people={unlabelled_people!r}: expected keep or mask'
-      )
     self.name = made['dataset']
     self.classes = tuple(made['classes'])
     self.options = made['options']
     self._root, self._frames = root, frames
     self._audio, self._text = audio, text
-    self._mask_unlabelled = unlabelled_people == 'mask'
     if 'label order' in made['facts']:
       logging.info('%s: labels %s', root, made['facts']['label order'])
     everything = _lines(root)
@@ -121,9 +111,8 @@ class PreparedSource:
   def __getitem__(self, index: int) -> dict[str, Any]:
     """A record as `vemd_jax.data.transforms.decode` takes it.
 
-    Besides, where the dataset has them: `ignore_boxes` float32 [n, 4]
-    (x1, y1, x2, y2) of crowds and people without joints, `label_multi_hot`
-    int32 [C], `transcript`.
+    Besides, where the dataset has them: `ignore`, crowds and people without
+    joints, `label_multi_hot` int32 [C], `transcript`.
     """
     if self._data is None:
       # Opened where it is used: a worker process opens its own.
@@ -147,9 +136,7 @@ class PreparedSource:
     }
     for key in ('bodies', 'faces'):
       # People without joints and nobody else is not the same as nobody.
-      if len(ignore) and given[key] is not None and (
-          self._mask_unlabelled or not len(given[key])
-      ):
+      if len(ignore) and given[key] is not None and not len(given[key]):
         given[key] = None
     found = self._annotations.get(index, {})
     for i, (key, value) in enumerate(given.items()):
@@ -158,7 +145,10 @@ class PreparedSource:
           for c in chosen
       ]
     if len(ignore):
-      record['ignore_boxes'] = ignore
+      corners = np.pad(
+          ignore.reshape(-1, 2, 2), [(0, 0), (0, 0), (0, 1)], constant_values=1
+      )
+      record['ignore'] = [corners] * len(chosen)
     several = np.asarray(stored['label_multi_hot'], np.int32)
     if len(several):
       record['label_multi_hot'] = several

@@ -152,15 +152,16 @@ def decode(
   left out.
 
   Args:
-    record: with `frames`, or `video`, the path of a video; `bodies`, `faces`
-      and `annotation_size` are lists per frame, or dicts by frame number.
+    record: with `frames`, or `video`, the path of a video; `bodies`, `faces`,
+      `ignore` (regions without labels, two corners each: [n, 2, 3]) and
+      `annotation_size` are lists per frame, or dicts by frame number.
     num_frames: T.
     min_side: see `decode_reduced`.
     max_side: bound of the longer side in pixels, 0 for none.
 
   Returns:
-    A new record whose `frames`, `bodies` and `faces` have length T; `frames`
-    is empty where the image cannot be read (logged once a file).
+    A new record whose `frames`, `bodies`, `faces` and `ignore` have length T;
+    `frames` is empty where the image cannot be read (logged once a file).
   """
   result = {
       k: v for k, v in record.items() if k not in ('video', 'annotation_size')
@@ -177,11 +178,11 @@ def decode(
       images = [once[i] for i in chosen]
   except (ValueError, OSError) as error:
     warn_once(name, f'{name} is unreadable and left out: {error}')
-    return {**result, 'frames': [], 'bodies': [], 'faces': []}
+    return {**result, 'frames': [], 'bodies': [], 'faces': [], 'ignore': []}
   once = {id(image): video.bound(image, max_side) for image, _, _ in images}
   result['frames'] = [once[id(image)] for image, _, _ in images]
   sizes = _per_frame(record.get('annotation_size'), chosen)
-  for part in ('bodies', 'faces'):
+  for part in ('bodies', 'faces', 'ignore'):
     people = _per_frame(record.get(part), chosen)
     result[part] = [
         _rescale(*args, name)
@@ -456,6 +457,8 @@ class Transform:
     image_size: side of the square image, in pixels.
     frames: T.
     max_people: P.
+    max_ignore: R, most regions without labels; a frame with more of them counts
+      as not annotated. 0 leaves them out.
     labels: whether the labels are used.
     bodies: whether the bodies are used.
     faces: whether the faces are used.
@@ -474,6 +477,7 @@ class Transform:
   image_size: int = 224
   frames: int = 1
   max_people: int = 10
+  max_ignore: int = 0
   labels: bool = True
   bodies: bool = True
   faces: bool = True
@@ -526,6 +530,8 @@ class Transform:
       if getattr(self, people):
         order = skeletons.FLIPS[part] if flip else None
         self._people(sample, part, record[people], matrices, order)
+    if self.max_ignore:
+      self._ignore(sample, record['ignore'], matrices)
     return sample
 
   def blank(self) -> Sample:
@@ -546,6 +552,8 @@ class Transform:
       if self.heatmap_size:
         h, limbs = self.heatmap_size, len(skeletons.HEATMAP_LIMBS[part])
         sample[f'{part}_heatmap'] = np.zeros((t, h, h, limbs), np.float32)
+    if self.max_ignore:
+      sample['ignore_boxes'] = np.zeros((t, self.max_ignore, 4), np.float32)
     if self.audio[0]:
       sample['audio'] = np.zeros(self.audio, np.float32)
       sample['audio_mask'] = np.bool_(False)
@@ -625,6 +633,21 @@ class Transform:
           heatmap_size=(self.heatmap_size, self.heatmap_size),
           sigma=self.sigma,
       )
+
+  def _ignore(self, sample, frames, matrices) -> None:
+    """Fills in the regions without labels, (x1, y1, x2, y2) each."""
+    for i, (regions, matrix) in enumerate(zip(frames, matrices)):
+      if regions is None or not len(regions):
+        continue
+      corners = transform_points(regions, matrix)[..., :2]
+      boxes = np.concatenate([corners.min(1), corners.max(1)], 1)
+      boxes = np.clip(boxes, 0, self.image_size)
+      boxes = boxes[(boxes[:, :2] < boxes[:, 2:]).all(1)]
+      if len(boxes) > self.max_ignore:
+        for part in skeletons.NUM_POINTS:
+          sample[f'{part}_annotated'][i] = False
+      else:
+        sample['ignore_boxes'][i, : len(boxes)] = boxes
 
   def _optional(self, sample, record) -> None:
     """Fills in audio, text and frozen features where there are any."""
