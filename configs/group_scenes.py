@@ -25,7 +25,7 @@ def get_config(words: str = ''):
     data.group_scenes.update(
         size=112, people=(2, 4), zoom=1.45, train_samples=6000
     )
-    # Coarse heatmaps of fine limbs: at 28 x 28 the step would take twice as long.
+    # Coarse maps of fine limbs: at 28 x 28 a step would take twice as long.
     config.model.heatmap.widths = (32,)
     data.sigma = 0.6
     config.model.variant = 've_md'

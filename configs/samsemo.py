@@ -14,8 +14,8 @@ Words: ve_sd, ve_md, ve_md_sr; heatmap, person_query; reference (the authors'
 settings to the letter); cached (reads the ViT's features where
 vemd_jax.cache_features, with these arguments, has stored them); tiny.
 `text` fuses embeddings of the transcripts, `audio` the spectrogram.
-`multi_label` also learns from samples with several labels and is judged by their
-F1 (prepare with --multi_label).
+`multi_label` also learns from samples with several labels and is judged by
+their F1 (prepare with --multi_label).
 """
 
 from vemd_jax import config as config_lib

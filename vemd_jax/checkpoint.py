@@ -341,7 +341,7 @@ def load_weights(state: TrainState, path: epath.PathLike) -> TrainState:
   """Puts weights from a file into a fresh state.
 
   Every array of the file must find its place, except heads and projections of
-  datasets and decoders of parts that this model does not have. What the file
+  datasets and decoders that this model does not have. What the file
   lacks stays as it was initialised; both are logged.
 
   Args:
@@ -382,8 +382,9 @@ def load_weights(state: TrainState, path: epath.PathLike) -> TrainState:
       )
     for key in sorted(have.keys() - places):
       module = key.split('/')[0]
-      absent = not any(place.startswith(f'{module}/') for place in places)
-      if absent and module.startswith(_OPTIONAL):
+      # A decoder of another kind has no array in common.
+      other = not any(k.startswith(f'{module}/') for k in places & have.keys())
+      if other and module.startswith(_OPTIONAL):
         skipped.append(key)
       else:
         problems.append(f'{key} has no place in the model')

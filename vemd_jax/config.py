@@ -177,8 +177,13 @@ def default() -> ConfigDict:
       ),
       'body_heatmap': loss('heatmap_mse', 1.0, 'heatmap', part='body'),
       'face_heatmap': loss('heatmap_mse', 1.0, 'heatmap', part='face'),
-      'body_query': loss('person_query', 0.1, 'person_query', part='body'),
-      'face_query': loss('person_query', 0.1, 'person_query', part='face'),
+      **{
+          f'{part}_query': loss(
+              'person_query', 0.1, 'person_query', part=part,
+              l1_weight=1.0, beta=1.0, no_object=0.1,
+          )
+          for part in ('body', 'face')
+      },
       'kl': loss('kl', 1e-4, warmup_steps=1000, free_bits=0.0),
   })
 
@@ -290,7 +295,7 @@ def laptop(config: ConfigDict) -> None:
       stage_convs=1,
   )
   config.model.person_query.update(
-      queries=16, layers=2, heads=4, mlp_dim=256, dropout=0.0
+      queries=10, layers=2, heads=4, mlp_dim=256, dropout=0.0
   )
   config.model.head.update(
       mlp_dim=256, width=128, proj_dim=64, latent_input='pooled'
@@ -308,6 +313,12 @@ def laptop(config: ConfigDict) -> None:
   # small encoder learns nothing else in the time that a laptop has.
   for part in ('body', 'face'):
     config.losses[f'{part}_heatmap'].weight = 0.1
+    # As DETR weighs them: a limb that is nearly right still pulls, and few
+    # queries that stand for nobody count as much as many.
+    config.losses[f'{part}_query'].weight = 1.0
+    config.losses[f'{part}_query'].kwargs.update(
+        l1_weight=5.0, beta=0.05, no_object=0.4
+    )
 
 
 def for_dataset(name: str) -> ConfigDict:

@@ -91,6 +91,8 @@ def _parse(argv: list[str]) -> list[str]:
     argv = flags.FLAGS(argv)
     if _CONFIG.value is None or _WORKDIR.value is None:
       raise ValueError('both --config and --workdir are needed')
+    # A recipe that could not be loaded says so at its first use only.
+    _ = _CONFIG.value.mode
     return argv
   except Exception as error:  # A recipe may raise whatever it likes.
     lines = str(error).strip().splitlines() or [repr(error)]
