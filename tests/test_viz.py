@@ -243,3 +243,20 @@ def test_decoded_structure_is_the_last_stage_as_probability():
   # Without a presence output everybody is shown.
   assert limbs.shape == (3, 20, 4)
   np.testing.assert_array_equal(presence, 1)
+
+
+def test_limbs_that_adjoin_no_other_are_not_drawn():
+  adjacency = np.full((1, 1, 2, 18, 18), -4.0, np.float32)
+  adjacency[0, 0, 0, 3, 5] = adjacency[0, 0, 0, 5, 3] = 4.0
+  outputs = Outputs(
+      logits=np.zeros((1, 2)),
+      latents=(),
+      body=Structure(
+          limbs=np.zeros((1, 1, 2, 18, 4), np.float32),
+          adjacency_logits=adjacency,
+      ),
+  )
+  limbs, _ = viz.decoded_structure(outputs, 0, 0)['body']
+  drawn = np.isfinite(limbs).all(-1)
+  assert drawn[0].nonzero()[0].tolist() == [3, 5]
+  assert not drawn[1].any()

@@ -317,7 +317,7 @@ def laptop(config: ConfigDict) -> None:
     # queries that stand for nobody count as much as many.
     config.losses[f'{part}_query'].weight = 1.0
     config.losses[f'{part}_query'].kwargs.update(
-        l1_weight=5.0, beta=0.05, no_object=0.4
+        l1_weight=5.0, beta=0.05, no_object=1.0
     )
 
 

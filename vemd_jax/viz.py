@@ -385,7 +385,11 @@ def decoded_structure(outputs, example: int, frame: int) -> dict[str, Any]:
     if decoded.heatmap_logits is not None:
       structure[part] = _sigmoid(decoded.heatmap_logits[-1, example, frame])
     else:
-      limbs = np.asarray(decoded.limbs[example, frame], np.float32)
+      limbs = np.array(decoded.limbs[example, frame], np.float32)
+      if decoded.adjacency_logits is not None:
+        # A limb that is out of sight adjoins no other.
+        logits = np.asarray(decoded.adjacency_logits[example, frame])
+        limbs[logits.max(-1) < 0] = np.nan
       presence = np.ones(len(limbs), np.float32)
       if decoded.presence_logits is not None:
         presence = _sigmoid(decoded.presence_logits[example, frame])
