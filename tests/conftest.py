@@ -13,7 +13,7 @@ os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'
 
 import jax
 import pytest
-from absl import flags
+from absl import flags, logging
 
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 jax.config.update('jax_numpy_rank_promotion', 'raise')
@@ -27,3 +27,11 @@ def standard_promotion():
   """For tests that run optax, whose own code mixes int32 and float32."""
   with jax.numpy_dtype_promotion('standard'):
     yield
+
+
+@pytest.fixture(autouse=True)
+def verbosity():
+  """Commands set how much is logged, for the whole process."""
+  before = logging.get_verbosity()
+  yield
+  logging.set_verbosity(before)
