@@ -380,11 +380,10 @@ def load_weights(state: TrainState, path: epath.PathLike) -> TrainState:
       new.setdefault(collection, []).append(
           traverse_util.unflatten_dict(flat, sep='/')
       )
+    shared = {key.split('/')[0] for key in have.keys() & places}
     for key in sorted(have.keys() - places):
-      module = key.split('/')[0]
       # A decoder of another kind has no array in common.
-      other = not any(k.startswith(f'{module}/') for k in places & have.keys())
-      if other and module.startswith(_OPTIONAL):
+      if key.startswith(_OPTIONAL) and key.split('/')[0] not in shared:
         skipped.append(key)
       else:
         problems.append(f'{key} has no place in the model')

@@ -148,14 +148,7 @@ def fill(
           {'params': {'vit': params}}, image, method='vit_features'
       )
   )
-  transform = transforms.Transform(
-      image_size=data.image_size,
-      frames=data.frames,
-      labels=False,
-      bodies=False,
-      faces=False,
-      gray=data.grayscale,
-  )
+  transform = transforms.images_only(data)
 
   def compute(record: vit_features.Record) -> np.ndarray:
     sample = transform(record)

@@ -289,7 +289,7 @@ def ordinal_emotion(
 
 def _heatmaps(term, outputs, batch, part):
   """Logits [S, B, T, h, w, L], targets [B, T, h, w, L], frames [B, T], and
-  which pixels count: None for all, or like the targets."""
+  which pixels count, see `counted_pixels`."""
   structure = _part(term, outputs, part)
   if structure.heatmap_logits is None:
     raise ValueError(f'{term}: the model decodes no {part} heatmaps')
@@ -301,10 +301,12 @@ def _heatmaps(term, outputs, batch, part):
   targets = _f32(batch[f'{part}_heatmap'])
   _same_shape(term, logits[0], targets)
   frames = batch[f'{part}_annotated'].astype(bool) & _real(batch)[:, None]
-  counted = counted_pixels(batch, targets.shape[2:4])
-  if counted is not None:
-    counted = jnp.broadcast_to(counted, targets.shape)
-  return logits, targets, frames, counted
+  return logits, targets, frames, counted_pixels(batch, targets.shape[2:4])
+
+
+def _regions(boxes: jax.Array) -> jax.Array:
+  """Which boxes [..., 4] have an area, [...] bool; the others fill up."""
+  return (boxes[..., 0] < boxes[..., 2]) & (boxes[..., 1] < boxes[..., 3])
 
 
 def counted_pixels(batch: Batch, size: tuple[int, int]) -> jax.Array | None:
@@ -321,25 +323,39 @@ def counted_pixels(batch: Batch, size: tuple[int, int]) -> jax.Array | None:
   if 'ignore_boxes' not in batch:
     return None
   height, width = batch['image'].shape[2:4]
-  x1, y1, x2, y2 = jnp.moveaxis(_f32(batch['ignore_boxes'])[..., None], -2, 0)
+  boxes = _f32(batch['ignore_boxes'])
+  x1, y1, x2, y2 = jnp.moveaxis(boxes[..., None], -2, 0)
   y = jnp.arange(size[0], dtype=jnp.float32) * (height / size[0])
   x = jnp.arange(size[1], dtype=jnp.float32) * (width / size[1])
   y, x = (v.reshape(1, 1, 1, -1) for v in (y, x))
-  columns = (x1 <= x) & (x <= x2) & (x1 < x2)  # [B, T, R, w]
-  rows = (y1 <= y) & (y <= y2) & (y1 < y2)
+  columns = (x1 <= x) & (x <= x2)  # [B, T, R, w]
+  rows = (y1 <= y) & (y <= y2) & _regions(boxes)[..., None]
   inside = (rows[..., :, None] & columns[..., None, :]).any(2)
   return _f32(~inside)[..., None]
 
 
+def pixel_mean(values: jax.Array, weights: jax.Array | None) -> jax.Array:
+  """Mean over pixels and limbs.
+
+  Args:
+    values: [..., h, w, L].
+    weights: of the same axes, 1 long where they do not differ; None for equal
+      ones.
+
+  Returns:
+    [...]; 0 where all weights are.
+  """
+  axes = (-3, -2, -1)
+  if weights is None:
+    return values.mean(axes)
+  total = jnp.broadcast_to(weights, values.shape).sum(axes)
+  return (values * weights).sum(axes) / jnp.where(total > 0, total, 1.0)
+
+
 def _stages(pixels, frames, weights=None) -> Term:
   """Sum over stages of the mean over pixels and limbs, then over frames."""
-  if weights is None:
-    values = pixels.mean((-3, -2, -1))
-  else:
-    total = weights.sum((-3, -2, -1))
-    values = (pixels * weights[None]).sum((-3, -2, -1))
-    values = values / jnp.where(total > 0, total, 1.0)[None]
-  return _frame_mean(values.sum(0), frames)
+  weights = None if weights is None else weights[None]
+  return _frame_mean(pixel_mean(pixels, weights).sum(0), frames)
 
 
 def heatmap_mse(
@@ -574,8 +590,8 @@ def person_query(
   nobody = no_object * (1 - somebody)
   if 'ignore_boxes' in batch:
     # Where people lack labels, a query without a match may be right.
-    box = _f32(batch['ignore_boxes'])
-    nobody = nobody * _f32((box[..., 0] >= box[..., 2]).all(-1))[..., None]
+    known = ~_regions(_f32(batch['ignore_boxes'])).any(-1)
+    nobody = nobody * _f32(known)[..., None]
   weight = somebody + nobody
   total = weight.sum(-1)
   presence = (weight * bce).sum(-1) / jnp.where(total > 0, total, 1.0)

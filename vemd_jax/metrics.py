@@ -6,6 +6,7 @@ sums alone; `merge` adds batches up, `compute` divides at the end, on the host.
 number that does depend on the batch size.)
 """
 
+import operator
 from collections.abc import Mapping, Sequence
 
 import flax.struct
@@ -160,7 +161,7 @@ class Metrics:
 
   def merge(self, other: 'Metrics') -> 'Metrics':
     """Sums of both."""
-    return jax.tree.map(jnp.add, self, other)
+    return jax.tree.map(operator.add, self, other)
 
   def reduce(self) -> 'Metrics':
     """Adds up a leading axis, e.g. of `jax.lax.scan`."""
@@ -230,12 +231,7 @@ def _multi_label(logits, multi_hot, counts, threshold):
 
 def _heatmap_error(logits, target, frames, counted):
   error = (jax.nn.sigmoid(logits.astype(jnp.float32)) - target) ** 2
-  if counted is None:
-    error = error.mean((-3, -2, -1))
-  else:
-    share = jnp.maximum(counted.mean((-3, -2, -1)), 1e-6)
-    error = (counted * error).mean((-3, -2, -1)) / share
-  error = jnp.where(frames, error, 0.0)
+  error = jnp.where(frames, losses.pixel_mean(error, counted), 0.0)
   return error.sum(), frames.astype(jnp.float32).sum()
 
 

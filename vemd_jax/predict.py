@@ -105,14 +105,7 @@ def load_model(workdir: str, dataset: str = '') -> Model:
       **config.model.to_dict(),
       classes=tuple((name, len(names)) for name, names in classes.items()),
   )
-  transform = transforms.Transform(
-      image_size=data.image_size,
-      frames=data.frames,
-      labels=False,
-      bodies=False,
-      faces=False,
-      gray=data.grayscale,
-  )
+  transform = transforms.images_only(data)
 
   @jax.jit
   def apply(variables, image):

@@ -673,6 +673,25 @@ class Transform:
       sample['vit_features'] = np.asarray(values, np.float32)[chosen]
 
 
+def images_only(data: Any) -> Transform:
+  """The evaluation transform of images alone: no labels, no people.
+
+  Args:
+    data: `config.data`.
+
+  Returns:
+    The transform; prediction and cached features see the same pixels by it.
+  """
+  return Transform(
+      image_size=data.image_size,
+      frames=data.frames,
+      labels=False,
+      bodies=False,
+      faces=False,
+      gray=data.grayscale,
+  )
+
+
 def _check_width(record, key, values, width) -> None:
   if values.ndim != 2 or values.shape[1] != width:
     raise ValueError(
