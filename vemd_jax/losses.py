@@ -920,6 +920,9 @@ def prepare(config_losses: Mapping[str, Any]) -> tuple[Weighted, ...]:
       `start_step` from which it does so, `schedule` 'constant' (it stays there)
       or 'cyclic' (after as many steps at the top it starts from 0 again, arXiv
       1903.10145), and `kwargs` of the function. A dict or a ConfigDict.
+      What only a late term trains has no second moments in Adam until then:
+      its first updates are several times the learning rate and may break it.
+      A second run with `checkpoint.init_from` starts gently.
 
   Returns:
     The terms in the order given.
