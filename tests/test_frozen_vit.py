@@ -1,5 +1,9 @@
 """Cached features of the frozen ViT: the numbers of the ViT itself."""
 
+import pathlib
+import subprocess
+import sys
+
 import cv2
 import jax
 import numpy as np
@@ -132,3 +136,20 @@ def test_a_model_without_vit_has_no_cache():
     config = config_lib.default()
     config.data.vit_dim = 8
     config_lib.check(config)
+
+
+def test_an_unknown_word_ends_in_one_line():
+  process = subprocess.run(
+      [
+          sys.executable,
+          *('-m', 'vemd_jax.cache_features', '--config=configs/gaf3.py:nope'),
+      ],
+      cwd=pathlib.Path(__file__).parents[1],
+      capture_output=True,
+      text=True,
+      check=False,
+  )
+  assert process.returncode == 1
+  assert 'Traceback' not in process.stderr
+  last = process.stderr.strip().splitlines()[-1]
+  assert last.startswith('error: ') and "unknown word 'nope'" in last

@@ -60,16 +60,6 @@ def run(config, overwrite: bool = False, workers: int = 1) -> None:
       print(feature_cache.report(counts, 'features'))
 
 
-def _parse(argv: list[str]) -> list[str]:
-  try:
-    argv = flags.FLAGS(argv)
-    if _CONFIG.value is None:
-      raise ValueError('--config is needed')
-    return argv
-  except Exception as error:  # A recipe may raise whatever it likes.
-    sys.exit(f'error: {" ".join(str(error).split())}')
-
-
 if __name__ == '__main__':
   # Here, since vemd_jax.main has a flag of the same name.
   _CONFIG = config_flags.DEFINE_config_file(
@@ -81,4 +71,7 @@ if __name__ == '__main__':
   _WORKERS = flags.DEFINE_integer(
       'workers', os.cpu_count(), 'Threads that decode.', lower_bound=1
   )
-  app.run(main, flags_parser=_parse)
+  app.run(
+      main,
+      flags_parser=lambda argv: config_lib.parse_flags(argv, 'config'),
+  )

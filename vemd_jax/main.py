@@ -86,21 +86,10 @@ def _on_cluster() -> bool:
   return several or ',' in hosts
 
 
-def _parse(argv: list[str]) -> list[str]:
-  try:
-    argv = flags.FLAGS(argv)
-    if _CONFIG.value is None or _WORKDIR.value is None:
-      raise ValueError('both --config and --workdir are needed')
-    # A recipe that could not be loaded says so at its first use only.
-    _ = _CONFIG.value.mode
-    return argv
-  except Exception as error:  # A recipe may raise whatever it likes.
-    lines = str(error).strip().splitlines() or [repr(error)]
-    # A recipe's own error comes with its traceback; the last line says it.
-    nested = any(line.startswith('Traceback') for line in lines)
-    text = ' '.join(lines[-1:] if nested else lines)
-    sys.exit(f'error: {" ".join(text.split())}')
-
-
 if __name__ == '__main__':
-  app.run(main, flags_parser=_parse)
+  app.run(
+      main,
+      flags_parser=lambda argv: config_lib.parse_flags(
+          argv, 'config', 'workdir'
+      ),
+  )
