@@ -22,7 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from vemd_jax import matching, skeletons
+from vemd_jax import skeletons
+from vemd_jax.losses import matching
 
 FRAMES, QUERIES, PEOPLE = 32, 100, 10
 LIMBS = len(skeletons.BODY_LIMBS)

@@ -23,7 +23,8 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from vemd_jax import skeletons
-from vemd_jax.data import group_scenes, heatmaps, transforms
+from vemd_jax.data import heatmaps, transforms
+from vemd_jax.scenes import group_scenes
 
 _SIZES = (224, 320, 480, 640)
 _MAPS = {'image_size': (224, 224), 'heatmap_size': (56, 56), 'sigma': 1.0}

@@ -13,10 +13,10 @@ Words: heatmap, person_query, reference, tiny.
 from vemd_jax import config as config_lib
 
 
-def get_config(words: str = ''):
+def get_config(options: str = ''):
   config = config_lib.for_dataset('coco')
   config.model.variant = 've_md'
   config.epochs = 20.0
   config.data.max_ignore = 20
   config.batch_size = 32
-  return config_lib.finish(config, words)
+  return config_lib.finish(config, options)

@@ -22,7 +22,7 @@ vemd_jax.cache_features, with these arguments, has stored them); tiny.
 from vemd_jax import config as config_lib
 
 
-def get_config(words: str = ''):
+def get_config(options: str = ''):
   config = config_lib.for_dataset('engagenet')
   config.model.head.sr_input = 'projected'
-  return config_lib.finish(config, words)
+  return config_lib.finish(config, options)

@@ -15,14 +15,14 @@ Words: ve_sd, ve_md, ve_md_sr, person_query, full, tiny.
 from vemd_jax import config as config_lib
 
 
-def get_config(words: str = ''):
+def get_config(options: str = ''):
   config = config_lib.default()
   config.data.update(name='folder', source='folder')
-  given = words.split(',')
+  given = options.split(',')
   if 'full' not in given:
     config_lib.laptop(config)
     config.epochs = 40.0
     config.eval.every = 400
     config.checkpoint.every = 400
-  words = ','.join(word for word in given if word != 'full')
-  return config_lib.finish(config, words)
+  options = ','.join(option for option in given if option != 'full')
+  return config_lib.finish(config, options)

@@ -18,9 +18,9 @@ Words: ve_md, ve_md_sr; heatmap, person_query; tiny.
 from vemd_jax import config as config_lib
 
 
-def get_config(words: str = ''):
+def get_config(options: str = ''):
   config = config_lib.for_dataset('gaf3')
   config.model.head.sr_input = 'raw'
   config.epochs = 30.0
   config.optim.learning_rate = 3e-5
-  return config_lib.finish(config, words)
+  return config_lib.finish(config, options)

@@ -15,12 +15,12 @@ learned once the structure is known: start `interaction` from the demo's run,
 from vemd_jax import config as config_lib
 
 
-def get_config(words: str = ''):
+def get_config(options: str = ''):
   config = config_lib.default()
   data = config.data
   data.update(name='group_scenes', source='group_scenes')
   data.test_split = 'test'
-  given = words.split(',')
+  given = options.split(',')
   if 'full' not in given:
     config_lib.laptop(config)
     # Small groups from close by, so that 112 pixels show faces.
@@ -34,10 +34,10 @@ def get_config(words: str = ''):
     config.steps = 3000
     config.eval.every = 1000
     config.checkpoint.every = 500
-  words = ','.join(word for word in given if word != 'full')
+  options = ','.join(option for option in given if option != 'full')
   return config_lib.finish(
       config,
-      words,
+      options,
       {
           cue: lambda c, cue=cue: c.data.group_scenes.update(cue=cue)
           for cue in ('both', 'expression', 'interaction')

@@ -15,7 +15,7 @@ from vemd_jax import config as config_lib
 from vemd_jax.data import datasets
 
 
-def get_config(words: str = ''):
+def get_config(options: str = ''):
   config = config_lib.default()
   config.data.update(name='mixture', source='tfds')
   config.batch_size = 16
@@ -30,4 +30,4 @@ def get_config(words: str = ''):
         'val_split': 'val',
         'max_ignore': 20 if name == 'coco' else 0,
     }
-  return config_lib.finish(config, words)
+  return config_lib.finish(config, options)

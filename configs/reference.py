@@ -17,13 +17,13 @@ through LayerNorm, Linear, ReLU); two_encoders; st_gcn; tiny.
 from vemd_jax import config as config_lib
 
 
-def get_config(words: str = ''):
+def get_config(options: str = ''):
   config = config_lib.for_dataset('gaf3')
   config.model.head.sr_input = 'raw'
-  # Last but for tiny: it looks at what the other words have chosen.
+  # Last but for tiny: it looks at what the other options have chosen.
   return config_lib.finish(
       config,
-      f'{words},reference',
+      f'{options},reference',
       {
           'projected': lambda c: c.model.head.update(sr_input='projected'),
           'two_encoders': lambda c: c.model.update(num_encoders=2),

@@ -21,11 +21,11 @@ their F1 (prepare with --multi_label).
 from vemd_jax import config as config_lib
 
 
-def get_config(words: str = ''):
+def get_config(options: str = ''):
   config = config_lib.for_dataset('samsemo')
   # A projected structure acts as a bottleneck for single people.
   config.model.head.sr_input = 'projected'
-  return config_lib.finish(config, words, {'multi_label': _multi_label})
+  return config_lib.finish(config, options, {'multi_label': _multi_label})
 
 
 def _multi_label(config):

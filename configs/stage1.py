@@ -10,20 +10,20 @@ to start from are CLIP's (LAION-2B), brought over by
       --config.data.root=DATA --config.checkpoint.init_from="('CLIP',)" \
       --workdir=STAGE1
 
-The first word is the dataset (gaf3, vgaf, samsemo, dfew, mer2023, engagenet);
+The first option is the dataset (gaf3, vgaf, samsemo, dfew, mer2023, engagenet);
 tiny. There is no published number for this stage.
 """
 
 from vemd_jax import config as config_lib
 
 
-def get_config(words: str = ''):
-  given = words.split(',')
+def get_config(options: str = ''):
+  given = options.split(',')
   name = next((w for w in given if w in config_lib.LABELLED), 'gaf3')
   config = config_lib.for_dataset(name)
   config.model.variant = 'vit'
   config.optim.frozen = ()
   config.optim.learning_rate = 1e-5
   config.epochs = 10.0
-  words = ','.join(w for w in given if w != name)
-  return config_lib.finish(config, words)
+  options = ','.join(w for w in given if w != name)
+  return config_lib.finish(config, options)

@@ -20,7 +20,7 @@ vemd_jax.cache_features, with these arguments, has stored them); tiny.
 from vemd_jax import config as config_lib
 
 
-def get_config(words: str = ''):
+def get_config(options: str = ''):
   config = config_lib.for_dataset('vgaf')
   config.model.head.sr_input = 'raw'
-  return config_lib.finish(config, words)
+  return config_lib.finish(config, options)

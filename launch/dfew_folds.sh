@@ -6,8 +6,8 @@
 #
 # DATA is what vemd_jax.data.prepare has made. CLIP are weights for stage 1, see
 # configs/stage1.py, which is done for each fold: a ViT tuned on another fold
-# has seen this one's test clips. Without VEMD_CLIP there is no stage 1. Words of
-# the recipe stand in VEMD_WORDS, such as VEMD_WORDS=person_query.
+# has seen this one's test clips. Without VEMD_CLIP there is no stage 1. Options of
+# the recipe stand in VEMD_OPTIONS, such as VEMD_OPTIONS=person_query.
 set -euo pipefail
 
 if [ $# -lt 2 ]; then
@@ -34,7 +34,7 @@ for fold in 1 2 3 4 5; do
     weights=(--config.checkpoint.init_from="('$run/stage1',)")
   fi
   # A fold that is done only shows its results.
-  "$python" -m vemd_jax.main --config="configs/dfew.py:${VEMD_WORDS:-}" \
+  "$python" -m vemd_jax.main --config="configs/dfew.py:${VEMD_OPTIONS:-}" \
     --config.data.root="$data" --config.data.fold="$fold" \
     --workdir="$run" "${weights[@]}" "$@"
 done

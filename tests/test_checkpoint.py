@@ -1,4 +1,3 @@
-import json
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +7,7 @@ import pytest
 from flax import linen as nn
 from jax.sharding import PartitionSpec as P
 
-from vemd_jax import checkpoint, sharding, state
+from vemd_jax import checkpoint, sharding, state, weights
 from vemd_jax import config as config_lib
 
 
@@ -132,7 +131,7 @@ def test_weights_find_their_place_and_the_rest_stays(tmp_path):
   fresh = create()
   kernel = np.arange(16 * 8, dtype=np.float32).reshape(16, 8)
   vit = np.full(4, 7.0, np.float32)
-  checkpoint.save_variables(
+  weights.save_variables(
       tmp_path / 'weights',
       {
           'params': {
@@ -143,7 +142,7 @@ def test_weights_find_their_place_and_the_rest_stays(tmp_path):
           }
       },
   )
-  loaded = checkpoint.load_weights(fresh, tmp_path / 'weights')
+  loaded = weights.load_weights(fresh, tmp_path / 'weights')
   np.testing.assert_array_equal(loaded.params['encoder_0']['kernel'], kernel)
   np.testing.assert_array_equal(loaded.ema['encoder_0']['kernel'], kernel)
   np.testing.assert_array_equal(loaded.frozen['vit']['bias'], vit)
@@ -155,7 +154,7 @@ def test_weights_find_their_place_and_the_rest_stays(tmp_path):
 
 def test_weights_without_a_place_are_named(tmp_path):
   create, _ = make(sharding.make_mesh())
-  checkpoint.save_variables(
+  weights.save_variables(
       tmp_path / 'weights',
       {
           'params': {
@@ -165,53 +164,52 @@ def test_weights_without_a_place_are_named(tmp_path):
       },
   )
   with pytest.raises(ValueError, match='2 problems') as error:
-    checkpoint.load_weights(create(), tmp_path / 'weights')
+    weights.load_weights(create(), tmp_path / 'weights')
   assert 'encoder_0/kernel is [2, 2], the model has [16, 8]' in str(error.value)
   assert 'encoder_7/kernel has no place' in str(error.value)
   with pytest.raises(FileNotFoundError, match='nowhere'):
-    checkpoint.load_weights(create(), tmp_path / 'nowhere')
+    weights.load_weights(create(), tmp_path / 'nowhere')
 
 
 def test_order_of_initialisation(tmp_path):
   mesh = sharding.make_mesh()
   create, target = make(mesh)
-  config = config_lib.default()
+  config = settings()
   other = checkpoint.Checkpoints(tmp_path / 'other', settings())
   other.save(create().replace(step=jnp.int32(7)), {'seed': 1})
   other.close()
-  weights = {'params': {'encoder_0': {'bias': np.full(8, 5.0, np.float32)}}}
-  checkpoint.save_variables(tmp_path / 'weights', weights)
+  stored = {'params': {'encoder_0': {'bias': np.full(8, 5.0, np.float32)}}}
+  weights.save_variables(tmp_path / 'weights', stored)
 
   own = checkpoint.Checkpoints(tmp_path / 'own', settings())
-  start, data = checkpoint.initialise(create, target, own, config)
+  start, data = weights.initialise(create, target, own, config, {})
   assert int(start.step) == 0 and data is None
 
   # Without weights, a frozen part would stay random.
-  config.checkpoint.init_from = (str(tmp_path / 'weights'),)
+  config.init_from = (str(tmp_path / 'weights'),)
   with pytest.raises(ValueError, match='2 frozen arrays .vit/bias'):
-    checkpoint.initialise(create, target, own, config)
+    weights.initialise(create, target, own, config, {})
   vit = jax.tree.map(np.asarray, create().frozen['vit'])
-  checkpoint.save_variables(tmp_path / 'vit', {'params': {'vit': vit}})
-  config.checkpoint.init_from += (str(tmp_path / 'vit'),)
-  start, data = checkpoint.initialise(create, target, own, config)
+  weights.save_variables(tmp_path / 'vit', {'params': {'vit': vit}})
+  config.init_from += (str(tmp_path / 'vit'),)
+  start, data = weights.initialise(create, target, own, config, {})
   assert float(start.params['encoder_0']['bias'][0]) == 5.0 and data is None
 
-  config.checkpoint.resume = str(tmp_path / 'other')
-  start, data = checkpoint.initialise(create, target, own, config)
+  config.resume = str(tmp_path / 'other')
+  start, data = weights.initialise(create, target, own, config, {})
   assert int(start.step) == 7 and data == {'seed': 1}
 
   own.save(create().replace(step=jnp.int32(3)), {'seed': 2})
   own.wait()
-  start, data = checkpoint.initialise(create, target, own, config)
+  start, data = weights.initialise(create, target, own, config, {})
   assert int(start.step) == 3 and data == {'seed': 2}
   own.close()
 
 
-def test_load_for_inference_takes_the_best_and_its_average(tmp_path):
+def test_restored_variables_are_those_of_the_best_and_its_average(tmp_path):
   create, _ = make(sharding.make_mesh())
   config = config_lib.default()
   config_lib.save(config, tmp_path / 'config.json')
-  (tmp_path / 'classes.json').write_text(json.dumps({'a': ['x', 'y', 'z']}))
   checkpoints = checkpoint.Checkpoints(tmp_path, settings())
   fresh = create()
   for step, accuracy in (1, 0.9), (2, 0.1):
@@ -222,10 +220,8 @@ def test_load_for_inference_takes_the_best_and_its_average(tmp_path):
         {'accuracy': accuracy},
     )
   checkpoints.close()
-  loaded, classes, variables = checkpoint.load_for_inference(tmp_path)
-  assert loaded.to_dict() == config.to_dict()
-  assert classes == {'a': ('x', 'y', 'z')}
+  variables = weights.restore_variables(tmp_path)
   assert float(variables['params']['encoder_0']['kernel'][0, 0]) == 1.0
   assert_equal(variables['params']['vit'], fresh.frozen['vit'])
-  _, _, variables = checkpoint.load_for_inference(tmp_path, 'latest')
+  variables = weights.restore_variables(tmp_path, 'latest')
   assert float(variables['params']['encoder_0']['kernel'][0, 0]) == 2.0

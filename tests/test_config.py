@@ -18,11 +18,11 @@ def recipe(path):
 
 
 @pytest.mark.parametrize('path', RECIPES, ids=lambda p: p.stem)
-@pytest.mark.parametrize('words', ['', 'tiny', 'tiny,ve_sd'])
-def test_every_recipe_is_locked_valid_and_says_how_to_run(path, words):
+@pytest.mark.parametrize('options', ['', 'tiny', 'tiny,ve_sd'])
+def test_every_recipe_is_locked_valid_and_says_how_to_run(path, options):
   text = path.read_text()
   assert f'--config=configs/{path.name}' in text
-  config = recipe(path)(words)
+  config = recipe(path)(options)
   if config.model.vit.name == 'clip_vit_l_14':
     if config.model.variant != 'vit':
       with pytest.raises(ValueError, match='init_from names no weights'):
@@ -33,7 +33,7 @@ def test_every_recipe_is_locked_valid_and_says_how_to_run(path, words):
     config.model.widht = 3
   with pytest.raises((TypeError, ValueError)):
     config.batch_size = 'many'
-  if 'tiny' in words:
+  if 'tiny' in options:
     assert config.steps <= 10
 
 

@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vemd_jax import checkpoint, predict
 from vemd_jax import config as config_lib
+from vemd_jax import inference, predict, weights
+from vemd_jax.inference import clips
+from vemd_jax.inference import model as model_lib
 from vemd_jax.models.outputs import Latent, Outputs, Structure
 
 CLASSES = ('dark', 'bright')
@@ -37,7 +39,15 @@ def fake_model(frames=1, decodes=True, seen=None):
     outputs = Outputs(logits=None, latents=(), body=body if decodes else None)
     return np.stack([1 - bright, bright], 1), outputs
 
-  return predict.Model(CLASSES, prepare, frames, forward, decodes)
+  return inference.Model(
+      config=None,
+      classes=CLASSES,
+      frames=frames,
+      prepare=prepare,
+      probabilities=lambda image: forward(image)[0],
+      outputs=forward,
+      decodes=decodes,
+  )
 
 
 def run(*argv, model=None):
@@ -158,13 +168,13 @@ def test_empty_folder_missing_workdir_and_no_structure(tmp_path, capsys):
 
 
 def test_choice_of_the_head():
-  assert predict.choose_head(('gaf3',), '') == 'gaf3'
-  assert predict.choose_head(('gaf3', 'vgaf'), 'vgaf') == 'vgaf'
+  assert model_lib.choose_head(('gaf3',), '') == 'gaf3'
+  assert model_lib.choose_head(('gaf3', 'vgaf'), 'vgaf') == 'vgaf'
   for heads, wanted in (('gaf3', 'vgaf'), ''), (('gaf3', 'vgaf'), 'dfew'):
     with pytest.raises(ValueError, match=r'--dataset=gaf3\|vgaf'):
-      predict.choose_head(heads, wanted)
+      model_lib.choose_head(heads, wanted)
   with pytest.raises(ValueError, match='no emotion head'):
-    predict.choose_head((), '')
+    model_lib.choose_head((), '')
 
 
 def test_video_timeline_of_single_images(tmp_path, capsys):
@@ -208,14 +218,14 @@ def test_video_windows_hold_t_frames(tmp_path, capsys):
 def test_last_window_reaches_the_end_and_short_videos_have_one(tmp_path):
   path = str(tmp_path / 'v.mp4')
   save_video(path, [60] * 70)
-  times = [c.seconds for c in predict.read_video(path, 2, 2.0, 3.0)]
+  times = [c.seconds for c in clips.read_video(path, 2, 2.0, 3.0)]
   assert times == [1.0, 4.0, 6.0]  # 0-2, 3-5, and 5-7 s.
   save_video(path, [10 * k for k in range(5)])
-  (clip,) = predict.read_video(path, 5, 5.0, 1.0)
+  (clip,) = clips.read_video(path, 5, 5.0, 1.0)
   greys = [image.mean() for image in clip.images]
   np.testing.assert_allclose(greys, [0, 10, 20, 30, 40], atol=3)
   assert 0 < clip.seconds < 0.5
-  (clip,) = predict.read_video(path, 1, 5.0, 10.0)  # Below half a stride.
+  (clip,) = clips.read_video(path, 1, 5.0, 10.0)  # Below half a stride.
   assert len(clip.images) == 1
 
 
@@ -287,13 +297,11 @@ def test_load_model(tmp_path, monkeypatch):
   config = config_lib.finish(config, 've_md')
   variables = {'params': {'scale': jnp.array([3.0, 2.0])}}
   classes = {'mine': CLASSES, 'structure_only': ()}
-  monkeypatch.setattr(
-      checkpoint,
-      'load_for_inference',
-      lambda workdir: (config, classes, variables),
-  )
-  monkeypatch.setattr(predict, 'VEMD', BrightModel)
-  model = predict.load_model(str(tmp_path))
+  config_lib.save(config, tmp_path / 'config.json')
+  (tmp_path / 'classes.json').write_text(json.dumps(classes))
+  monkeypatch.setattr(weights, 'restore_variables', lambda workdir: variables)
+  monkeypatch.setattr(model_lib, 'VEMD', BrightModel)
+  model = inference.load(str(tmp_path))
   assert (model.classes, model.frames, model.decodes) == (CLASSES, 2, True)
   fields = BrightModel.made_with
   assert fields.pop('classes') == (('mine', 2), ('structure_only', 0))
@@ -301,8 +309,8 @@ def test_load_model(tmp_path, monkeypatch):
 
   red = np.zeros((50, 70, 3), np.uint8) + np.uint8([255, 0, 0])
   white = np.full((64, 48, 3), 255, np.uint8)
-  (prediction,) = predict.predict_clips(
-      model, [predict.Clip(None, [red, white])], 3
+  (prediction,) = inference.predict_clips(
+      model, [clips.Clip(None, [red, white])], 3
   )
   assert prediction.input_size == (32, 32)
   # Grey of pure red: 0.299 by ITU-R BT.601.

@@ -7,10 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from tests.data import official_layouts as layouts
+from tests.prepare import official_layouts as layouts
 from vemd_jax import metrics, sharding, train
-from vemd_jax.data import datasets, pipeline, prepare, text
-from vemd_jax.data.builders import index
+from vemd_jax.data import datasets, pipeline, text
+from vemd_jax.prepare import dataset as prepare
+from vemd_jax.prepare import index
 
 pytestmark = pytest.mark.usefixtures('standard_promotion', 'one_device')
 

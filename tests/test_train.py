@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from configs import group_scenes
-from vemd_jax import checkpoint, main, sharding, train
+from vemd_jax import main, sharding, train, weights
+from vemd_jax import run as run_lib
 
 MAKE_MESH = sharding.make_mesh
 ROOT = pathlib.Path(__file__).parents[1]
@@ -28,7 +29,7 @@ def tiny(**changes):
 
 
 def params_at(workdir, which='latest'):
-  return checkpoint.load_for_inference(workdir, which)[2]
+  return weights.restore_variables(workdir, which)
 
 
 def lines(workdir):
@@ -41,7 +42,7 @@ def one_device():
   """Programs for a single device compile much faster."""
   mesh = MAKE_MESH(1, 1, jax.devices()[:1])
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(train.sharding, 'make_mesh', lambda data, fsdp: mesh)
+    patch.setattr(run_lib.sharding, 'make_mesh', lambda data, fsdp: mesh)
     yield
 
 
@@ -131,7 +132,7 @@ def test_one_device_and_eight_give_the_same_loss(tmp_path):
       MAKE_MESH(2, 4),
   ):
     with pytest.MonkeyPatch.context() as patch:
-      patch.setattr(train.sharding, 'make_mesh', lambda *a, m=mesh: m)
+      patch.setattr(run_lib.sharding, 'make_mesh', lambda *a, m=mesh: m)
       run = train.set_up(config, tmp_path / str(mesh.size))
     name, batch = next(train._train_batches(run, 0))
     state, _, scalars = run.train_step(
@@ -236,7 +237,7 @@ def test_a_checkpoint_of_another_width_is_named(straight):
             ['--config=configs/folder.py:tiny', '--config.batch_size=many'],
             'many',
         ),
-        (['--config=configs/folder.py:tinny'], "unknown word 'tinny'"),
+        (['--config=configs/folder.py:tinny'], "unknown option 'tinny'"),
         (
             ['--config=configs/folder.py:tiny', '--config.data.root=/nowhere'],
             '/nowhere',

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 from PIL import Image
 from tensorboardX.proto import event_pb2
 
@@ -152,12 +151,10 @@ def test_pictures_in_files_and_tensorboard(tmp_path):
 
 
 def test_config_and_versions(tmp_path):
-  config = ConfigDict({'seed': 3, 'model': {'widths': (4, 2)}})
+  config = {'seed': 3, 'model': {'widths': (4, 2)}}
   for _ in range(2):  # A run that goes on writes them again.
     with writer_lib.Writer(tmp_path) as writer:
-      writer.write_config(config, writer_lib.versions())
-  stored = json.loads((tmp_path / 'config.json').read_text())
-  assert stored == {'seed': 3, 'model': {'widths': [4, 2]}}
+      writer.setup(config, writer_lib.versions())
   versions = json.loads((tmp_path / 'versions.json').read_text())
   assert versions['jax'] == jax.__version__
   assert versions['numpy'] == np.__version__
@@ -169,7 +166,7 @@ def test_only_process_zero_writes(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(jax, 'process_index', lambda: 1)
   workdir = tmp_path / 'run'
   with writer_lib.Writer(workdir) as writer:
-    writer.write_config(ConfigDict({'seed': 0}), {})
+    writer.setup({'seed': 0}, {})
     writer.scalars(1, 'train', {'loss': 1.0})
     writer.pictures(1, {'a': np.zeros((2, 2, 3), np.uint8)})
     writer.message('hello')

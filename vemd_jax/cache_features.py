@@ -16,8 +16,8 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from vemd_jax import config as config_lib
-from vemd_jax import frozen_vit
 from vemd_jax.data import feature_cache
+from vemd_jax.prepare import frozen_vit
 
 
 def main(argv: list[str]) -> None:

@@ -1,5 +1,6 @@
-"""The evaluation of one split: every sample once, on all processes."""
+"""Evaluation of a split, and the report at the end of a run."""
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -7,8 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vemd_jax import sharding
+from vemd_jax import sharding, viz
+from vemd_jax import writer as writer_lib
+from vemd_jax.data import pipeline
 from vemd_jax.metrics import Metrics
+from vemd_jax.run import Run
+from vemd_jax.state import TrainState
 
 
 def evaluate(
@@ -44,3 +49,147 @@ def evaluate(
     metrics = new if metrics is None else metrics.merge(new)
     first = first or (outputs, batch)
   return metrics, first
+
+
+def validate(
+    run: Run, state: TrainState, writer: writer_lib.Writer
+) -> dict[str, Any]:
+  """Evaluates the split that chooses the checkpoint.
+
+  Args:
+    run: of `run.set_up`.
+    state: whose averaged parameters are evaluated.
+    writer: gets scalars and pictures.
+
+  Returns:
+    Metrics by name.
+  """
+  variables = state.variables(averaged=True)
+  return evaluate_split(
+      run, variables, int(state.step), run.selection_split, writer
+  )
+
+
+def evaluate_split(
+    run: Run, variables: Any, step: int, split: str, writer: writer_lib.Writer
+) -> dict[str, Any]:
+  """Evaluates a split of all datasets, writes scalars and pictures.
+
+  Args:
+    run: of `run.set_up`.
+    variables: what the model takes.
+    step: steps trained.
+    split: 'val', 'test' or 'holdout'.
+    writer: gets scalars and pictures.
+
+  Returns:
+    Metrics by name; of several datasets also by dataset.
+  """
+  config = run.config
+  local = sharding.local_batch_size(
+      config.eval.batch_size, run.mesh, 'eval.batch_size'
+  )
+  results = {}
+  for name, data in run.datasets.items():
+    batches = pipeline.eval_batches(
+        data, split, local, jax.process_index(), jax.process_count()
+    )
+    metrics, (outputs, batch) = evaluate(
+        run.eval_step,
+        variables,
+        batches,
+        mesh=run.mesh,
+        dataset=name,
+        step=step,
+    )
+    results[name] = metrics.compute(run.classes[name])
+    if config.eval.pictures and jax.process_count() == 1:
+      prefix = split if len(run.datasets) == 1 else f'{split}_{name}'
+      writer.pictures(
+          step,
+          {
+              f'{prefix}/{what}': picture
+              for what, picture in viz.evaluation_pictures(
+                  jax.device_get(outputs),
+                  jax.device_get(batch),
+                  results[name],
+                  run.classes[name],
+                  config.eval.pictures,
+              ).items()
+          },
+      )
+  joined = join(results)
+  writer.scalars(step, split, joined)
+  writer.message(
+      f'{split} at step {step}: '
+      + '  '.join(
+          f'{key} {joined[key]:.4f}'
+          for key in ('loss', 'accuracy', 'macro_f1')
+          if key in joined
+      )
+  )
+  run.last_evaluation = (step, split, joined)
+  return joined
+
+
+def join(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+  """One dataset's metrics as they are; of several, also their means."""
+  if len(results) == 1:
+    return next(iter(results.values()))
+  joined: dict[str, Any] = dict(results)
+  for metrics in results.values():
+    for key, value in metrics.items():
+      if isinstance(value, float) and key not in joined:
+        values = [m[key] for m in results.values() if key in m]
+        joined[key] = float(np.mean(values))
+  return joined
+
+
+def report(run: Run) -> None:
+  """Evaluates the best checkpoint on all held-out splits, prints a table.
+
+  Args:
+    run: of `run.set_up`.
+
+  Raises:
+    FileNotFoundError: if the run has no checkpoint.
+  """
+  step = run.checkpoints.best_step()
+  if step is None:
+    raise FileNotFoundError(f'no checkpoint in {run.checkpoints.directory}')
+  state, _ = run.checkpoints.restore(run.target, step)
+  run.check_cached_features(state)
+  variables = state.variables(averaged=True)
+  with writer_lib.Writer(run.workdir, resume_step=None) as writer:
+    results = _report(run, variables, step, writer)
+  if jax.process_index() == 0:
+    (run.workdir / 'results.json').write_text(
+        json.dumps({'step': step, **results}, indent=2) + '\n'
+    )
+
+
+def _report(
+    run: Run, variables: Any, step: int, writer: writer_lib.Writer
+) -> dict[str, Any]:
+  """Evaluates val and test and prints their tables."""
+  chosen_on = run.selection_split
+  results: dict[str, Any] = {'chosen_on': chosen_on}
+  for split in ('val', 'test'):
+    if split == 'test' and not run.config.data.test_split:
+      continue
+    if run.last_evaluation and run.last_evaluation[:2] == (step, split):
+      # The last checkpoint is the best one: training has just evaluated it.
+      results[split] = run.last_evaluation[2]
+    else:
+      results[split] = evaluate_split(run, variables, step, split, writer)
+    writer.message(f'\nResults on {split}, checkpoint of step {step}')
+    if split == chosen_on:
+      writer.message(
+          'The checkpoint was chosen on this split; set config.data.holdout to '
+          'choose it on a part of train.'
+      )
+    for name in run.datasets:
+      table = results[split] if len(run.datasets) == 1 else results[split][name]
+      writer.message(writer_lib.results_table(table, run.classes[name]))
+  writer.message(writer.places())
+  return results

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vemd_jax import losses, matching, skeletons
+from vemd_jax import losses, skeletons
+from vemd_jax.losses import matching
 from vemd_jax.models.outputs import Outputs, Structure
 
 # A joint is right within this share of the longer side of its person's box.

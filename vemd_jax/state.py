@@ -18,10 +18,11 @@ class TrainState:
   Attributes:
     step: int32 scalar, steps done.
     params: the trained parameters.
-    frozen: the parameters that are not trained, kept out of the optimiser.
+    frozen: the parameters that are not trained, kept out of the optimizer;
+      their matrices in the dtype of the computation.
     batch_stats: running statistics.
     ema: moving average of `params`, or {} without one.
-    opt_state: the optimiser's state, by dataset name where each has its own,
+    opt_state: the optimizer's state, by dataset name where each has its own,
       else under 'all'.
   """
 
@@ -66,6 +67,7 @@ def create(
     frozen: tuple[str, ...] = (),
     ema: bool = False,
     groups: tuple[str, ...] = ('all',),
+    frozen_dtype: str = 'float32',
 ) -> TrainState:
   """A fresh state; pure, so that it can be traced for shapes or sharded.
 
@@ -76,7 +78,9 @@ def create(
     seed: of the run.
     frozen: top-level modules that are not trained.
     ema: whether to keep a moving average.
-    groups: names of the optimiser states.
+    groups: names of the optimizer states.
+    frozen_dtype: of the frozen matrices. The computation casts them to its own
+      dtype anyway, so that keeping them in it changes no result.
 
   Returns:
     The state at step 0.
@@ -88,6 +92,9 @@ def create(
       train=False,
   )
   params, rest = split_frozen(variables['params'], frozen)
+  rest = jax.tree.map(
+      lambda x: x.astype(frozen_dtype) if x.ndim > 1 else x, rest
+  )
   return TrainState(
       step=jnp.zeros((), jnp.int32),
       params=params,

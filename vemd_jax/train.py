@@ -8,12 +8,10 @@ so a checkpoint points at the batch that its state will consume.
 """
 
 import contextlib
-import dataclasses
 import functools
 import json
-import math
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -21,52 +19,14 @@ import numpy as np
 from absl import logging
 from clu import parameter_overview
 from etils import epath
-from flax import linen as nn
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vemd_jax import (
-  checkpoint,
-  evaluate,
-  frozen_vit,
-  losses,
-  optim,
-  sharding,
-  viz,
-)
-from vemd_jax import (
-  config as config_lib,
-)
-from vemd_jax import (
-  state as state_lib,
-)
-from vemd_jax import (
-  step as step_lib,
-)
-from vemd_jax import (
-  writer as writer_lib,
-)
+from vemd_jax import config as config_lib
+from vemd_jax import evaluate, optim, sharding, weights
+from vemd_jax import writer as writer_lib
 from vemd_jax.data import pipeline
-from vemd_jax.models.vemd import VEMD
+from vemd_jax.run import Run, set_up
 from vemd_jax.state import TrainState
-
-
-@dataclasses.dataclass
-class Run:
-  """What `set_up` has made of the config."""
-
-  config: ConfigDict
-  workdir: epath.Path
-  mesh: Mesh
-  datasets: dict[str, ConfigDict]
-  classes: dict[str, tuple[str, ...]]
-  model: nn.Module
-  steps: int
-  train_step: Callable
-  eval_step: Callable
-  create: Callable[[], TrainState]
-  target: TrainState
-  checkpoints: checkpoint.Checkpoints
 
 
 def train_and_evaluate(config: ConfigDict, workdir: epath.PathLike) -> None:
@@ -87,156 +47,8 @@ def train_and_evaluate(config: ConfigDict, workdir: epath.PathLike) -> None:
   if config.mode != 'evaluate':
     finished = train(run)
   if config.mode != 'train' and finished:
-    report(run)
+    evaluate.report(run)
   run.checkpoints.close()
-
-
-# ------------------------------------------------------------------ set up
-
-
-def set_up(config: ConfigDict, workdir: epath.Path) -> Run:
-  """Opens the data, builds the model and the steps, computes shardings."""
-  config_lib.check(config)
-  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
-  datasets = config_lib.datasets(config)
-  sources = {n: pipeline.make_source(d, 'train') for n, d in datasets.items()}
-  classes = {n: tuple(s.classes) for n, s in sources.items()}
-  for name, names in classes.items():
-    logging.info('%s: classes in order: %s', name, ', '.join(names) or 'none')
-
-  local = sharding.local_batch_size(config.batch_size, mesh, 'batch_size')
-  epoch = pipeline.steps_per_epoch(datasets, local, jax.process_count())
-  steps = config.steps or math.ceil(config.epochs * epoch)
-
-  model = VEMD(
-      **config.model.to_dict(),
-      classes=tuple((n, len(c)) for n, c in classes.items()),
-  )
-  optimizer = optim.make_optimizer(config.optim, steps)
-  terms = {
-      name: losses.prepare(_with_class_weights(config, source))
-      for name, source in sources.items()
-  }
-  make_state = functools.partial(
-      state_lib.create,
-      model,
-      optimizer,
-      seed=config.seed,
-      frozen=config.optim.frozen,
-      ema=config.optim.ema_decay > 0,
-      groups=tuple(datasets) if config.optim.per_dataset else ('all',),
-  )
-  # Any dataset's batch will do: the model makes the heads of all of them.
-  example = step_lib.example_batch(next(iter(datasets.values())))
-  shapes = jax.eval_shape(make_state, example)
-  shardings = sharding.state_shardings(
-      mesh, shapes, config.mesh.min_shard_size
-  )
-  target = jax.tree.map(
-      lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place),
-      shapes,
-      shardings,
-  )
-  _set_heatmap_size(model, shapes, datasets, example)
-
-  train_step = step_lib.make_train_step(
-      model,
-      optimizer,
-      terms,
-      seed=config.seed,
-      sigma=config.data.sigma,
-      accumulation=config.optim.accumulation,
-      ema_decay=config.optim.ema_decay,
-  )
-  return Run(
-      config=config,
-      workdir=workdir,
-      mesh=mesh,
-      datasets=datasets,
-      classes=classes,
-      model=model,
-      steps=steps,
-      train_step=jax.jit(
-          train_step,
-          static_argnames='dataset',
-          donate_argnames='state',
-          out_shardings=(shardings, None, None),
-      ),
-      eval_step=jax.jit(
-          step_lib.make_eval_step(model, terms, sigma=config.data.sigma),
-          static_argnames='dataset',
-      ),
-      # The parameters are born where they belong.
-      create=functools.partial(_create, make_state, shardings, example),
-      target=target,
-      checkpoints=checkpoint.Checkpoints(workdir, config.checkpoint),
-  )
-
-
-def _create(make_state, shardings, example) -> TrainState:
-  # Run once, and on the CPU compiling is all that it costs.
-  options = None
-  if jax.default_backend() == 'cpu':
-    options = {
-        'xla_backend_optimization_level': 0,
-        'xla_llvm_disable_expensive_passes': True,
-    }
-  return jax.jit(
-      make_state, out_shardings=shardings, compiler_options=options
-  )(example)
-
-
-def _with_class_weights(config: ConfigDict, source: Any) -> dict[str, dict]:
-  """The active terms, class weights written out as numbers."""
-  terms = config_lib.active_losses(config)
-  for name, term in terms.items():
-    given = term['kwargs'].get('class_weights')
-    if not isinstance(given, str):
-      continue
-    count = len(source.classes)
-    if given == 'balanced':
-      counts = np.bincount(source.labels[source.labels >= 0], minlength=count)
-      weights = counts.sum() / (count * np.maximum(counts, 1))
-    else:
-      weights = [float(w) for w in given.split(',') if w]
-      if weights and len(weights) != count:
-        raise ValueError(
-            f'config.losses.{name}.kwargs.class_weights is {given!r}, expected '
-            f'{count} numbers, for {", ".join(source.classes)}'
-        )
-    term['kwargs']['class_weights'] = tuple(float(w) for w in weights) or None
-  return terms
-
-
-def _set_heatmap_size(model, shapes, datasets, example) -> None:
-  """Tells the data which size of heatmaps the model decodes."""
-  outputs = jax.eval_shape(
-      lambda v, b: model.apply(
-          v, b, dataset=model.classes[0][0], train=False
-      ),
-      shapes.variables(),
-      example,
-  )
-  sides = {
-      part.heatmap_logits.shape[-2]
-      for part in (outputs.body, outputs.face)
-      if part is not None and part.heatmap_logits is not None
-  }
-  for data in datasets.values():
-    with data.unlocked():
-      if not sides:
-        data.targets = 'device'  # Nothing for the host to render.
-        continue
-      (side,) = sides
-      if data.heatmap_size not in (0, side):
-        raise ValueError(
-            f'config.data.heatmap_size is {data.heatmap_size}, the model '
-            f'decodes {side} (0 takes it from the model)'
-        )
-      data.heatmap_size = side
-
-
-# ------------------------------------------------------------------- train
 
 
 def train(run: Run) -> bool:
@@ -249,10 +61,14 @@ def train(run: Run) -> bool:
     Whether the last step was reached.
   """
   config = run.config
-  state, position = checkpoint.initialise(
-      run.create, run.target, run.checkpoints, config
+  state, position = weights.initialise(
+      run.create,
+      run.target,
+      run.checkpoints,
+      config.checkpoint,
+      run.classes,
   )
-  _check_cached_features(run, state)
+  run.check_cached_features(state)
   start = int(state.step)
   _check_position(run, position)
   if start >= run.steps:
@@ -260,10 +76,11 @@ def train(run: Run) -> bool:
     return True
 
   with writer_lib.Writer(run.workdir, resume_step=start) as writer:
-    writer.write_config(config, writer_lib.versions())
     if jax.process_index() == 0:
+      config_lib.save(config, run.workdir / 'config.json')
       text = json.dumps(run.classes) + '\n'
       (run.workdir / 'classes.json').write_text(text)
+    writer.setup(config.to_dict(), writer_lib.versions())
     _describe_parameters(run, state)
     return _loop(run, state, start, writer)
 
@@ -286,7 +103,7 @@ def _loop(
       if due or preempted or step % config.checkpoint.every == 0:
         with clock.pause():
           window.check()
-          metrics = _validate(run, state, writer) if due else None
+          metrics = evaluate.validate(run, state, writer) if due else None
           run.checkpoints.save(state, _position(run), metrics)
       if preempted:
         logging.warning('Asked to stop: saved step %d', step)
@@ -313,15 +130,10 @@ def _loop(
       )
       writer.progress(done, run.steps, scalars, rates)
 
-  metrics = _validate(run, state, writer)
+  metrics = evaluate.validate(run, state, writer)
   run.checkpoints.save(state, _position(run), metrics)
   run.checkpoints.wait()
   return True
-
-
-def _check_cached_features(run: Run, state: TrainState) -> None:
-  params = {**state.params, **state.frozen}.get('vit')
-  frozen_vit.check(run.config, run.datasets, params)
 
 
 def _describe_parameters(run: Run, state: TrainState) -> None:
@@ -395,7 +207,7 @@ class _Window:
     """The window's metrics; begins a new one."""
     self.check()
     # Added up here: so many small sums would keep the device waiting.
-    result = _join({
+    result = evaluate.join({
         name: functools.reduce(
             lambda a, b: a.merge(b), jax.device_get(metrics)
         ).compute(run.classes[name])
@@ -444,114 +256,3 @@ def _profile(run: Run, step: int) -> None:
     jax.profiler.start_trace(str(run.workdir / 'profile'))
   if count and step == first + count:
     jax.profiler.stop_trace()
-
-
-# ------------------------------------------------------- evaluate and report
-
-
-def _validate(run: Run, state: TrainState, writer) -> dict[str, Any]:
-  """Evaluates the split that chooses the checkpoint."""
-  variables = state.variables(averaged=True)
-  split = 'holdout' if run.config.data.holdout else 'val'
-  return _evaluate(run, variables, int(state.step), split, writer)
-
-
-def _evaluate(
-    run: Run, variables, step: int, split: str, writer
-) -> dict[str, Any]:
-  """Evaluates a split of all datasets, writes scalars and pictures."""
-  config = run.config
-  local = sharding.local_batch_size(
-      config.eval.batch_size, run.mesh, 'eval.batch_size'
-  )
-  results = {}
-  for name, data in run.datasets.items():
-    batches = pipeline.eval_batches(
-        data, split, local, jax.process_index(), jax.process_count()
-    )
-    metrics, (outputs, batch) = evaluate.evaluate(
-        run.eval_step,
-        variables,
-        batches,
-        mesh=run.mesh,
-        dataset=name,
-        step=step,
-    )
-    results[name] = metrics.compute(run.classes[name])
-    if config.eval.pictures and jax.process_count() == 1:
-      prefix = split if len(run.datasets) == 1 else f'{split}_{name}'
-      writer.pictures(
-          step,
-          {
-              f'{prefix}/{what}': picture
-              for what, picture in viz.evaluation_pictures(
-                  jax.device_get(outputs),
-                  jax.device_get(batch),
-                  results[name],
-                  run.classes[name],
-                  config.eval.pictures,
-              ).items()
-          },
-      )
-  joined = _join(results)
-  writer.scalars(step, split, joined)
-  writer.message(
-      f'{split} at step {step}: '
-      + '  '.join(
-          f'{key} {joined[key]:.4f}'
-          for key in ('loss', 'accuracy', 'macro_f1')
-          if key in joined
-      )
-  )
-  return joined
-
-
-def _join(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
-  """One dataset's metrics as they are; of several, also their means."""
-  if len(results) == 1:
-    return next(iter(results.values()))
-  joined: dict[str, Any] = dict(results)
-  for metrics in results.values():
-    for key, value in metrics.items():
-      if isinstance(value, float) and key not in joined:
-        values = [m[key] for m in results.values() if key in m]
-        joined[key] = float(np.mean(values))
-  return joined
-
-
-def report(run: Run) -> None:
-  """Evaluates the best checkpoint on all held-out splits, prints a table."""
-  step = run.checkpoints.best_step()
-  if step is None:
-    raise FileNotFoundError(f'no checkpoint in {run.checkpoints.directory}')
-  state, _ = run.checkpoints.restore(run.target, step)
-  _check_cached_features(run, state)
-  variables = state.variables(averaged=True)
-  with writer_lib.Writer(run.workdir, resume_step=None) as writer:
-    results = _report(run, variables, step, writer)
-  if jax.process_index() == 0:
-    (run.workdir / 'results.json').write_text(
-        json.dumps({'step': step, **results}, indent=2)
-        + '\n'
-    )
-
-
-def _report(run: Run, variables, step: int, writer) -> dict[str, Any]:
-  """Evaluates val and test and prints their tables."""
-  chosen_on = 'holdout' if run.config.data.holdout else 'val'
-  results = {'chosen_on': chosen_on}
-  for split in ('val', 'test'):
-    if split == 'test' and not run.config.data.test_split:
-      continue
-    results[split] = _evaluate(run, variables, step, split, writer)
-    writer.message(f'\nResults on {split}, checkpoint of step {step}')
-    if split == chosen_on:
-      writer.message(
-          'The checkpoint was chosen on this very split; set '
-          'config.data.holdout to choose it on a part of train.'
-      )
-    for name in run.datasets:
-      table = results[split] if len(run.datasets) == 1 else results[split][name]
-      writer.message(writer_lib.results_table(table, run.classes[name]))
-  writer.message(writer.places())
-  return results

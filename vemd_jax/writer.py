@@ -21,12 +21,10 @@ import cv2
 import jax
 import numpy as np
 from etils import epath
-from ml_collections import ConfigDict
 from tensorboardX import record_writer, summary
 from tensorboardX.proto import event_pb2
 
 import vemd_jax
-from vemd_jax import config as config_lib
 
 _LIBRARIES = (
     'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy',
@@ -64,21 +62,20 @@ class Writer:
       start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
       self._board.add(resume_step + 1, session_log=start)
 
-  def write_config(
-      self, config: ConfigDict, versions: Mapping[str, Any]
+  def setup(
+      self, config: Mapping[str, Any], versions: Mapping[str, Any]
   ) -> None:
-    """Stores the resolved config and the versions, also as TensorBoard text.
+    """Stores the versions, and these and the config as TensorBoard text.
 
     Args:
-      config: the whole config.
+      config: the whole config, as plain JSON.
       versions: see `versions`.
     """
     if not self._active:
       return
-    config_lib.save(config, self.workdir / 'config.json')
     text = json.dumps(dict(versions), indent=2)
     (self.workdir / 'versions.json').write_text(text + '\n')
-    for tag, value in ('config', config.to_dict()), ('versions', versions):
+    for tag, value in ('config', config), ('versions', versions):
       indented = json.dumps(value, indent=2).replace('\n', '\n    ')
       self._board.add(0, summary=summary.text(tag, '    ' + indented))
     self._board.flush()

@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 
 from tests.golden_rule import (
-    channels_first,
-    channels_last,
-    load_golden,
-    random_input,
-    random_variables,
-    rule,
+  channels_first,
+  channels_last,
+  load_golden,
+  random_input,
+  random_variables,
+  rule,
 )
 from vemd_jax.models import (
-    heatmap_decoder,
-    layers,
-    person_query_decoder,
-    st_gcn,
-    torch_layout,
+  heatmap_decoder,
+  layers,
+  person_query_decoder,
+  st_gcn,
 )
+from vemd_jax.models.torch import layout
 
 
 def forward(module, variables, *inputs, train=False):
@@ -35,9 +35,9 @@ def setup(name, rows):
   golden = load_golden(name)
   state = golden.state_dict()
   unread = set(state) - {row.torch for row in rows}
-  assert all(torch_layout.IGNORED.fullmatch(name) for name in unread), unread
+  assert all(layout.IGNORED.fullmatch(name) for name in unread), unread
   inputs = [channels_last(x) for x in golden.inputs().values()]
-  return golden, torch_layout.to_variables(rows, state), inputs
+  return golden, layout.to_variables(rows, state), inputs
 
 
 def count(params) -> int:
@@ -48,7 +48,7 @@ def count(params) -> int:
 
 
 def test_upsampling_trunk_is_the_reference():
-  golden, variables, (z,) = setup('c03_unet_decoder', torch_layout.unet_rows())
+  golden, variables, (z,) = setup('c03_unet_decoder', layout.unet_rows())
   module = heatmap_decoder.UpsamplingTrunk(features=32)
   out, _ = forward(module, variables, z)
   golden.check('eval__out', channels_first(out))
@@ -58,7 +58,7 @@ def test_upsampling_trunk_is_the_reference():
 
 @pytest.mark.parametrize('stages', [2, 6])
 def test_heatmap_decoder_is_the_reference(stages):
-  rows = torch_layout.heatmap_decoder_rows(stages)
+  rows = layout.heatmap_decoder_rows(stages)
   golden, variables, (z,) = setup(f'c03_openpose_s{stages}', rows)
   assert count(variables['params']) == golden.config['n_params']
   module = heatmap_decoder.HeatmapDecoder(18, stages)
@@ -103,7 +103,7 @@ def test_each_width_doubles_the_grid(widths):
 
 
 def test_auxiliary_convolutions_are_the_reference():
-  rows = torch_layout.auxiliary_rows()
+  rows = layout.auxiliary_rows()
   golden, variables, (z,) = setup('c04_aux_convs', rows)
   module = person_query_decoder.AuxiliaryConvolutions()
   for train, mode in ((False, 'eval'), (True, 'train')):
@@ -120,7 +120,7 @@ def test_auxiliary_convolutions_are_the_reference():
 
 
 def test_person_query_decoder_is_the_reference():
-  rows = torch_layout.person_query_decoder_rows(2)
+  rows = layout.person_query_decoder_rows(2)
   golden, variables, (z,) = setup('c04_skeleton_detr', rows)
   assert count(variables['params']) == golden.config['n_params']
   module = person_query_decoder.PersonQueryDecoder(
@@ -162,7 +162,7 @@ def test_learned_positions_are_added_to_the_tokens():
   (ours, *_), _ = forward(learned, {**variables, 'params': params}, z)
   (theirs, *_), _ = forward(fixed, variables, z)
   np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
-  rows = torch_layout.person_query_decoder_rows(1, positions='learned')
+  rows = layout.person_query_decoder_rows(1, positions='learned')
   assert ('pos_embed', ('positions',)) in {(r.torch, r.path) for r in rows}
 
 
@@ -203,14 +203,14 @@ def test_person_query_errors():
     decoder = small_decoder(positions='sine')
     random_variables(decoder, jnp.ones((1, 4, 4, 8)), train=False)
   with pytest.raises(ValueError, match='presence=False'):
-    torch_layout.person_query_decoder_rows(presence=True)
+    layout.person_query_decoder_rows(presence=True)
 
 
 # ST-GCN.
 
 
 def test_st_gcn_is_the_reference():
-  golden, variables, _ = setup('c05_stgcn', torch_layout.st_gcn_rows())
+  golden, variables, _ = setup('c05_stgcn', layout.st_gcn_rows())
   inputs = golden.inputs()
   # What the reference calls [4, 18] is a limb vector of [18, 4] numbers.
   limbs = inputs['x'].reshape(2, 3, 5, 18, 4)

@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import vemd_cases
 
-from vemd_jax.models import emotion_head, torch_import, torch_layout
+from tests.models import vemd_cases
+from vemd_jax.models import emotion_head
+from vemd_jax.models.torch import convert as torch_import
+from vemd_jax.models.torch import layout
 
 GRID = (7, 7, 16)
 
@@ -44,7 +46,7 @@ def golden_head(golden, **changes):
       config['variant'],
   )
   rows = torch_import.head_rows(fields, GRID)
-  variables = torch_layout.to_variables(rows, golden.state_dict())
+  variables = layout.to_variables(rows, golden.state_dict())
   head = emotion_head.EmotionHead(
       num_classes=3, **{**fields['head'], **changes}
   )

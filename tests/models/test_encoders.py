@@ -12,7 +12,8 @@ from tests.golden_rule import (
     random_input,
     random_variables,
 )
-from vemd_jax.models import encoders, torch_layout
+from vemd_jax.models import encoders
+from vemd_jax.models.torch import layout
 
 
 def count(params) -> int:
@@ -20,7 +21,7 @@ def count(params) -> int:
 
 
 def run_golden(golden, module, rows):
-  variables = torch_layout.to_variables(rows, golden.state_dict())
+  variables = layout.to_variables(rows, golden.state_dict())
   x = jnp.asarray(channels_last(golden.inputs()['x']))
   for train in (False, True):
     forward = jax.jit(
@@ -36,7 +37,7 @@ def run_golden(golden, module, rows):
 def test_residual_encoder_is_the_reference():
   golden = load_golden('c01_encoder_residual')
   module = encoders.make_encoder('residual', width=8, blocks=5, dim=16)
-  rows = torch_layout.residual_encoder_rows(5)
+  rows = layout.residual_encoder_rows(5)
   variables, stats = run_golden(golden, module, rows)
   assert count(variables['params']) == golden.config['n_params']
   checked = 0
@@ -52,7 +53,7 @@ def test_residual_encoder_is_the_reference():
 def test_resnet50_is_the_reference():
   golden = load_golden('c02_encoder_resnet50')
   module = encoders.make_encoder('resnet50', dim=16)
-  rows = torch_layout.resnet_encoder_rows(encoders.RESNETS['resnet50'])
+  rows = layout.resnet_encoder_rows(encoders.RESNETS['resnet50'])
   variables, _ = run_golden(golden, module, rows)
   assert count(variables['params']) == golden.config['n_params']
 

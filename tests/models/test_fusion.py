@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import vemd_cases
 
+from tests.models import vemd_cases
 from vemd_jax.models import fusion
 from vemd_jax.models.vemd import VEMD
 

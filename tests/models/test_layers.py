@@ -13,13 +13,14 @@ from tests.golden_rule import (
     random_input,
     random_variables,
 )
-from vemd_jax.models import layers, torch_layout
+from vemd_jax.models import layers
+from vemd_jax.models.torch import layout
 
 
 def check_block(name, module, rows):
   """Evaluation, training and running statistics of one golden block."""
   golden = load_golden(name)
-  variables = torch_layout.to_variables(rows, golden.state_dict())
+  variables = layout.to_variables(rows, golden.state_dict())
   x = jnp.asarray(channels_last(golden.inputs()['x']))
   out = jax.jit(lambda v: module.apply(v, x, train=False))(variables)
   golden.check('eval__out', channels_first(out))
@@ -46,17 +47,17 @@ def check_statistics(golden, rows, batch_stats):
 
 def test_res_down_is_the_reference():
   check_block('c01_resdown_8_16', layers.ResDown(16),
-              torch_layout.res_down_rows())  # fmt: skip
+              layout.res_down_rows())  # fmt: skip
 
 
 def test_res_up_is_the_reference():
-  check_block('c01_resup_8_16', layers.ResUp(16), torch_layout.res_up_rows())
+  check_block('c01_resup_8_16', layers.ResUp(16), layout.res_up_rows())
 
 
 def test_attention_pooling_is_the_reference():
   golden = load_golden('c10_attention_pooling')
-  variables = torch_layout.to_variables(
-      torch_layout.attention_pooling_rows(), golden.state_dict()
+  variables = layout.to_variables(
+      layout.attention_pooling_rows(), golden.state_dict()
   )
   pooled, weights = layers.AttentionPooling().apply(
       variables, jnp.asarray(golden.inputs()['x'])

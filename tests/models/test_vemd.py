@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import vemd_cases
 from flax import traverse_util
 
+from tests.models import vemd_cases
 from vemd_jax.models.encoders import make_encoder
 from vemd_jax.models.vemd import VEMD, normalize
 
@@ -268,7 +268,7 @@ def test_first_stage_trains_the_whole_vit():
   fields = vemd_cases.fields(variant='vit', vit={'name': 'tiny'})
   model, batch = VEMD(**fields), vemd_cases.batch()
   variables = vemd_cases.make(model, batch)
-  assert set(variables['params']) == {'vit', 'head_first'}
+  assert set(variables['params']) == {'vit', 'classifier_first'}
 
   @jax.jit
   def run(params):

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from tests.golden_rule import channels_last, load_golden, random_input
-from vemd_jax.models import torch_layout, vit
+from vemd_jax.models import vit
+from vemd_jax.models.torch import layout
 
 
 def test_tiny_vit_is_timm():
   golden = load_golden('c10_tiny_vit')
-  variables = torch_layout.to_variables(
-      torch_layout.timm_vit_rows(2), golden.state_dict()
+  variables = layout.to_variables(
+      layout.timm_vit_rows(2), golden.state_dict()
   )
   x = jnp.asarray(channels_last(golden.inputs()['x']))
   pooled, tokens = jax.jit(vit.make_vit('tiny').apply)(variables, x)
@@ -33,7 +34,7 @@ def test_vit_l_has_the_tensors_of_timm():
   )['params']
   sizes = [a.size for a in jax.tree.leaves(params)]
   assert sum(sizes) == int(golden.arrays['n_params'])
-  rows = torch_layout.timm_vit_rows(24)
+  rows = layout.timm_vit_rows(24)
   assert {row.torch for row in rows} == {name for name, *_ in golden.manifest}
   assert len(rows) == len(sizes)
 

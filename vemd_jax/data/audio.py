@@ -21,7 +21,8 @@ import numpy as np
 import scipy.fft
 import scipy.signal
 
-from vemd_jax.data import feature_cache, rows
+from vemd_jax.data import feature_cache
+from vemd_jax.prepare import rows
 
 CACHE = 'audio_cache'
 

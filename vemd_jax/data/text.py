@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from vemd_jax.data import annotators, feature_cache, rows
+from vemd_jax.data import feature_cache
+from vemd_jax.prepare import annotators, rows
 
 CACHE = 'text_cache'
 

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from vemd_jax.data import feature_cache, rows, video
+from vemd_jax.data import feature_cache, video
+from vemd_jax.prepare import rows
 
 CACHE = 'vit_cache'
 COMMAND = 'python -m vemd_jax.cache_features'

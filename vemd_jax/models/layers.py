@@ -16,6 +16,30 @@ from jax.typing import DTypeLike
 _attention_init = nn.initializers.variance_scaling(0.5, 'fan_avg', 'uniform')
 _conv_init = nn.initializers.he_normal()
 
+DTYPES = ('auto', 'float32', 'bfloat16')
+
+
+def compute_dtype(name: str) -> str:
+  """The dtype of the computation that `config.model.dtype` means.
+
+  Args:
+    name: of `DTYPES`.
+
+  Returns:
+    'float32' or 'bfloat16'; for 'auto' bfloat16 where the default device has
+    matrix units for it (TPU, GPU), float32 on the CPU.
+
+  Raises:
+    ValueError: for another name.
+  """
+  if name not in DTYPES:
+    raise ValueError(
+        f'config.model.dtype is {name!r}, expected one of {", ".join(DTYPES)}'
+    )
+  if name == 'auto':
+    return 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
+  return name
+
 
 def _per_channel(x: jax.Array, ndim: int) -> jax.Array:
   """[C] -> [1, ..., 1, C] with `ndim` axes."""

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vemd_jax import import_path, skeletons
-from vemd_jax.models import emotion_head, fusion
+from vemd_jax.models import emotion_head, fusion, layers
 from vemd_jax.models.encoders import make_encoder
 from vemd_jax.models.heatmap_decoder import HeatmapDecoder
 from vemd_jax.models.latent import GaussianLatent
@@ -34,6 +34,14 @@ NORMALIZATIONS = {
     'half': ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     'none': ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
+
+# Modules that belong to one dataset: its emotion head, its projection of the
+# ViT's features, and stage 1's classifier. Weights of another run may have them
+# for other datasets, or of another size.
+DATASET_MODULES = ('head_', 'vit_projection_', 'classifier_')
+# Modules that weights may have although this model does not decode the part, or
+# decodes it with another decoder.
+PART_MODULES = ('body_decoder', 'face_decoder', 'body_st_gcn', 'face_st_gcn')
 
 
 def normalize(image: jax.Array, name: str) -> jax.Array:
@@ -77,7 +85,8 @@ class VEMD(nn.Module):
       [N, h, w, D].
     parts: of 'body' and 'face', what is decoded.
     num_encoders: 1, or 2: one that the body is decoded from, one for the face.
-    dtype: of the computation, 'float32' or 'bfloat16'; parameters are float32.
+    dtype: of the computation, 'float32', 'bfloat16' or 'auto', see
+      `layers.compute_dtype`; trained parameters are float32.
     encoder: name, width, blocks, stem_stride, normalization and, for ViTs,
       token_order; see `make_encoder`.
     latent: dim and deterministic; see `GaussianLatent`.
@@ -107,44 +116,45 @@ class VEMD(nn.Module):
 
   def setup(self):
     self._check()
+    dtype = layers.compute_dtype(self.dtype)
     emotions = {name: count for name, count in self.classes if count}
     if self.vit['name'] != 'none' or self.variant == 'vit':
-      vit = make_vit(self.vit['name'], self.dtype)
+      vit = make_vit(self.vit['name'], dtype)
       # The field `vit` keeps the attribute of that name from being set.
       self.trunk = vit.clone(parent=self, name='vit')
     if self.variant == 'vit':
       for name, count in emotions.items():
-        head = emotion_head.FrameClassifier(count, self.dtype)
-        setattr(self, f'head_{name}', head)
+        classifier = emotion_head.FrameClassifier(count, dtype)
+        setattr(self, f'classifier_{name}', classifier)
       return
 
     options = {k: v for k, v in self.encoder.items() if k != 'normalization'}
     for i in range(self.num_encoders):
       encoder = make_encoder(
-          **options, dim=self.latent['dim'], dtype=self.dtype
+          **options, dim=self.latent['dim'], dtype=dtype
       )
       setattr(self, f'encoder_{i}', encoder)
-      latent = GaussianLatent(self.latent['deterministic'], self.dtype)
+      latent = GaussianLatent(self.latent['deterministic'], dtype)
       setattr(self, f'latent_{i}', latent)
     for part in self._decoded():
       if ':' in self.decoder:
         make = import_path.load(self.decoder, 'config.model.decoder')
-        decoder = make(part=part, dtype=self.dtype)
+        decoder = make(part=part, dtype=dtype)
       elif self.decoder == 'heatmap':
         limbs = len(skeletons.HEATMAP_LIMBS[part])
-        decoder = HeatmapDecoder(limbs, **self.heatmap, dtype=self.dtype)
+        decoder = HeatmapDecoder(limbs, **self.heatmap, dtype=dtype)
       else:
         limbs = len(skeletons.QUERY_LIMBS[part])
         options = {k: v for k, v in self.person_query.items() if k != 'st_gcn'}
-        decoder = PersonQueryDecoder(limbs, **options, dtype=self.dtype)
+        decoder = PersonQueryDecoder(limbs, **options, dtype=dtype)
       setattr(self, f'{part}_decoder', decoder)
       if self._uses_st_gcn():
-        st_gcn = STGCN(self.person_query['st_gcn'], self.dtype)
+        st_gcn = STGCN(self.person_query['st_gcn'], dtype)
         setattr(self, f'{part}_st_gcn', st_gcn)
 
     if self.fusion['audio'] == 'mel':
       self.audio_encoder = fusion.MelEncoder(
-          self.fusion['dim'], self.head['dropout'], self.dtype
+          self.fusion['dim'], self.head['dropout'], dtype
       )
     idle = ()
     if self.decoder == 'heatmap':
@@ -157,11 +167,11 @@ class VEMD(nn.Module):
           modalities=self._modality_names(),
           fusion_method=self.fusion['method'],
           fusion_dim=self.fusion['dim'],
-          dtype=self.dtype,
+          dtype=dtype,
       )
       setattr(self, f'head_{name}', head)
       if self.vit['name'] != 'none':
-        setattr(self, f'vit_projection_{name}', _GridProjection(self.dtype))
+        setattr(self, f'vit_projection_{name}', _GridProjection(dtype))
 
   def __call__(
       self, batch: Mapping[str, jax.Array], *, dataset: str, train: bool
@@ -197,7 +207,7 @@ class VEMD(nn.Module):
 
     if self.variant == 'vit':
       features = self._run_vit(image, grid)
-      results = [getattr(self, f'head_{n}')(features) for n in names]
+      results = [getattr(self, f'classifier_{n}')(features) for n in names]
       logits, weight = results[0] if counts[dataset] else (None, None)
       return Outputs(logits, (), frame_attention=weight)
 

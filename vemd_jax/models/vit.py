@@ -1,8 +1,13 @@
 """Vision transformer, pre-norm blocks: the CLIP form and the plain one."""
 
+import hashlib
+import json
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import traverse_util
 from jax.typing import DTypeLike
 
 from vemd_jax.models import layers
@@ -120,3 +125,49 @@ def make_vit(name: str, dtype: DTypeLike = jnp.float32) -> VisionTransformer:
   if name not in VITS:
     raise ValueError(f'vit.name {name!r} is not one of {", ".join(VITS)}')
   return VisionTransformer(**VITS[name], dtype=dtype)
+
+
+def description(model: Any, params: Any) -> dict[str, Any]:
+  """What the features of a model's frozen ViT depend on besides the images.
+
+  Args:
+    model: `config.model`.
+    params: of the ViT.
+
+  Returns:
+    Plain JSON.
+  """
+  name = model.vit.name
+  return {
+      'vit': name,
+      'width': VITS[name]['dim'],
+      'normalization': model.vit.normalization,
+      'dtype': layers.compute_dtype(model.dtype),
+      'weights': fingerprint(params),
+  }
+
+
+def fingerprint(params: Any) -> str:
+  """A hash of weights, the same however they lie on the devices.
+
+  Args:
+    params: tree of float arrays.
+
+  Returns:
+    16 hexadecimal digits.
+  """
+  flat = traverse_util.flatten_dict(params, sep='/')
+  sums = jax.jit(lambda arrays: jax.tree.map(_mixed_sum, arrays))(flat)
+  content = [(k, flat[k].shape, int(sums[k])) for k in sorted(flat)]
+  return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def _mixed_sum(x: jax.Array) -> jax.Array:
+  """Sum of well mixed bits and places: whole numbers add in any order."""
+  bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
+  bits = bits.reshape(-1)
+  bits ^= jax.lax.iota(jnp.uint32, bits.size) * jnp.uint32(0x9E3779B1)
+  # The finalizer of MurmurHash3.
+  bits = (bits ^ (bits >> 16)) * jnp.uint32(0x85EBCA6B)
+  bits = (bits ^ (bits >> 13)) * jnp.uint32(0xC2B2AE35)
+  return (bits ^ (bits >> 16)).sum(dtype=jnp.uint32)

@@ -1,0 +1,37 @@
+"""The config of a run: defaults, options, checks.
+
+A recipe is a file with `get_config(options='')` that starts from `default()`,
+changes what it wants and ends with `finish(config, options)`. Only programs and
+recipes import this package; the pieces below get the values that they need.
+"""
+
+from vemd_jax.config.checks import MODES, active_losses, check, datasets
+from vemd_jax.config.command_line import parse_flags
+from vemd_jax.config.defaults import LABELLED, default, for_dataset, loss
+from vemd_jax.config.files import load, save
+from vemd_jax.config.options import (
+    DECODERS,
+    VARIANTS,
+    finish,
+    laptop,
+    reference,
+)
+
+__all__ = [
+    'DECODERS',
+    'LABELLED',
+    'MODES',
+    'VARIANTS',
+    'active_losses',
+    'check',
+    'datasets',
+    'default',
+    'finish',
+    'for_dataset',
+    'laptop',
+    'load',
+    'loss',
+    'parse_flags',
+    'reference',
+    'save',
+]

@@ -1,0 +1,151 @@
+"""What a config says about a run, and which values are refused."""
+
+import difflib
+
+from ml_collections import ConfigDict
+
+from vemd_jax.config.options import DECODERS, VARIANTS
+from vemd_jax.models import layers
+
+MODES = ('train', 'evaluate', 'both')
+
+
+def datasets(config: ConfigDict) -> dict[str, ConfigDict]:
+  """Data settings by dataset name: `config.data`, or the mixture's parts.
+
+  Args:
+    config: the whole config.
+
+  Returns:
+    Name -> settings with the fields of `config.data`.
+
+  Raises:
+    ValueError: if a part of the mixture sets a field that does not exist.
+  """
+  if not config.mixture:
+    return {config.data.name: config.data}
+  result = {}
+  for name, changes in config.mixture.items():
+    data = config.data.copy_and_resolve_references()
+    data.name = name
+    try:
+      data.update(changes)
+    except (KeyError, AttributeError, TypeError) as error:
+      raise ValueError(f'config.mixture.{name}: {error}') from error
+    result[name] = data.lock()
+  return result
+
+
+def active_losses(config: ConfigDict) -> dict[str, dict]:
+  """The loss terms that the model of this config has a place for.
+
+  Args:
+    config: the whole config.
+
+  Returns:
+    Name -> entry, without the field `decoder`.
+  """
+  model = config.model
+  active = {}
+  for name, entry in config.losses.items():
+    entry = entry.to_dict()
+    decoder = entry.pop('decoder')
+    part = entry['kwargs'].get('part', '')
+    if (part or decoder) and model.variant in ('ve_sd', 'vit'):
+      continue
+    if decoder and decoder != model.decoder:
+      continue
+    if part and part not in model.parts:
+      continue
+    if entry['fn'] == 'kl' and model.latent.deterministic:
+      continue
+    if model.variant == 'vit' and entry['fn'] in ('kl', 'mmd'):
+      continue
+    if entry['weight']:
+      active[name] = entry
+  return active
+
+
+def check(config: ConfigDict) -> None:
+  """Rejects values that fit their type and still make no sense.
+
+  Args:
+    config: the whole config.
+
+  Raises:
+    ValueError: names the key, the value, and what was expected.
+  """
+  choices = {
+      'mode': MODES,
+      'model.variant': (*VARIANTS, 'vit'),
+      'model.decoder': DECODERS,
+      'model.dtype': layers.DTYPES,
+      'model.head.latent_input': ('flat', 'pooled'),
+      'model.head.sr_input': ('raw', 'projected'),
+      'model.head.attend': ('frames', 'batch'),
+      'model.head.positions': ('sinusoidal', 'learnable', 'relative', 'none'),
+      'model.person_query.positions': ('sinusoidal', 'learned'),
+      'model.person_query.st_gcn': ('none', 'graph', 'reference'),
+      'model.fusion.method': ('concat', 'attention', 'gated'),
+      'model.fusion.audio': ('none', 'embedding', 'mel'),
+      'data.source': ('group_scenes', 'folder', 'tfds'),
+      'data.targets': ('device', 'host'),
+      'data.empty_annotation': ('mask', 'nobody'),
+      'optim.name': ('adam', 'adamw'),
+      'optim.schedule': ('constant', 'cosine', 'linear'),
+  }
+  for key, allowed in choices.items():
+    value = _get(config, key)
+    if key == 'model.decoder' and ':' in value:
+      continue
+    if value not in allowed:
+      near = difflib.get_close_matches(str(value), allowed, 1)
+      hint = f'; did you mean {near[0]!r}?' if near else ''
+      raise ValueError(
+          f'config.{key} is {value!r}, expected one of {", ".join(allowed)}'
+          f'{hint}'
+      )
+  for key in (
+      'batch_size', 'eval.batch_size', 'data.frames', 'data.max_people',
+      'data.image_size', 'optim.accumulation', 'log_every', 'checkpoint.every',
+      'checkpoint.keep_latest',
+  ):  # fmt: skip
+    if _get(config, key) < 1:
+      raise ValueError(
+          f'config.{key} is {_get(config, key)}, expected 1 or more'
+      )
+  if (
+      config.model.vit.name == 'clip_vit_l_14'
+      and config.model.variant != 'vit'
+      and not (config.checkpoint.init_from or config.checkpoint.resume)
+  ):
+    raise ValueError(
+        'config.model.vit.name is clip_vit_l_14, a frozen branch, but '
+        'config.checkpoint.init_from names no weights for it; train stage 1 '
+        "with configs/stage1.py, or set config.model.vit.name=none"
+    )
+  if config.data.vit_dim and (
+      config.model.vit.name == 'none' or config.model.variant == 'vit'
+  ):
+    raise ValueError(
+        f'config.data.vit_dim is {config.data.vit_dim}, but the model has no '
+        'frozen ViT; expected 0'
+    )
+  if config.steps <= 0 and config.epochs <= 0:
+    raise ValueError('config.steps and config.epochs are both 0')
+  if config.batch_size % config.optim.accumulation:
+    raise ValueError(
+        f'config.batch_size {config.batch_size} is not a multiple of '
+        f'config.optim.accumulation {config.optim.accumulation}'
+    )
+  unknown = set(config.model.parts) - {'body', 'face'}
+  if unknown:
+    raise ValueError(
+        f'config.model.parts has {sorted(unknown)}, expected body, face'
+    )
+
+
+def _get(config: ConfigDict, key: str):
+  for name in key.split('.'):
+    config = config[name]
+  return config

@@ -1,0 +1,194 @@
+"""The options that a recipe understands, and what they change.
+
+Options are given after a colon: `--config=configs/folder.py:tiny,ve_sd`.
+"""
+
+from collections.abc import Callable, Mapping
+
+from ml_collections import ConfigDict
+
+from vemd_jax.config.defaults import loss
+from vemd_jax.models import vit
+
+VARIANTS = ('ve_sd', 've_md', 've_md_sr')
+DECODERS = ('heatmap', 'person_query')
+
+
+def laptop(config: ConfigDict) -> None:
+  """Changes a config to a size that trains on two CPU cores."""
+  # Many small steps leave the first plateau sooner than few large ones.
+  config.batch_size = 16
+  config.data.image_size = 112
+  config.data.cache = True
+  # More Python threads get into each other's way where cores are few.
+  config.data.num_threads = 1
+  # Who is cut off takes a part of the mood away.
+  config.data.augment.update(crop_scale=(0.7, 1.0), hue=0.0)
+  # On the CPU NumPy renders them several times faster than XLA.
+  config.data.targets = 'host'
+  config.model.encoder.update(
+      name='residual', width=16, blocks=3, stem_stride=2
+  )
+  config.model.latent.dim = 64
+  # Heatmaps of a quarter of the image's side, as in the paper.
+  config.model.heatmap.update(
+      stages=1,
+      bottleneck=64,
+      widths=(48, 24),
+      features=24,
+      stage_width=24,
+      stage_convs=1,
+  )
+  config.model.person_query.update(
+      queries=10, layers=2, heads=4, mlp_dim=256, dropout=0.0
+  )
+  config.model.head.update(
+      mlp_dim=256, width=128, proj_dim=64, latent_input='pooled'
+  )
+  config.model.fusion.dim = 64
+  config.optim.update(
+      name='adamw',
+      learning_rate=8e-4,
+      schedule='cosine',
+      warmup_steps=200,
+      weight_decay=1e-2,
+      ema_decay=0.998,
+  )
+  # At the paper's weight the structure's gradient drowns the emotion's, and a
+  # small encoder learns nothing else in the time that a laptop has.
+  for part in ('body', 'face'):
+    config.losses[f'{part}_heatmap'].weight = 0.1
+    # As DETR weighs them: a limb that is nearly right still pulls, and few
+    # queries that stand for nobody count as much as many.
+    config.losses[f'{part}_query'].weight = 1.0
+    config.losses[f'{part}_query'].kwargs.update(
+        l1_weight=5.0, beta=0.05, no_object=1.0
+    )
+
+
+def _audio(config: ConfigDict) -> None:
+  """Fuses the log-mel spectrogram of the clip: 10 s at 100 frames a second."""
+  config.data.update(audio_frames=1000, audio_dim=64)
+  config.model.fusion.update(audio='mel', modality_dropout=0.1)
+
+
+def _text(config: ConfigDict) -> None:
+  """Fuses embeddings of the transcript, 384 wide as MiniLM's."""
+  config.data.update(text_tokens=64, text_dim=384)
+  config.model.fusion.update(text=True, modality_dropout=0.1)
+
+
+def _cached(config: ConfigDict) -> None:
+  """Reads the frozen ViT's features where vemd_jax.cache_features put them."""
+  name = config.model.vit.name
+  if name == 'none' or config.model.variant == 'vit':
+    raise ValueError('the option cached needs a recipe with a frozen ViT')
+  config.data.vit_dim = vit.VITS[name]['dim']
+  for data in config.mixture.values():
+    if not data.get('labels', True):
+      data.vit_dim = 0
+
+
+def reference(config: ConfigDict) -> None:
+  """Sets every switch to what the authors' code does, faults included."""
+  config.model.dtype = 'float32'
+  config.model.latent.deterministic = True
+  config.model.encoder.token_order = 'reference'
+  config.model.person_query.update(presence=False)
+  if config.model.person_query.st_gcn != 'none':
+    config.model.person_query.st_gcn = 'reference'
+  config.model.head.classifier_dropout = 0.0
+  if config.model.decoder == 'heatmap' and config.model.head.sr_input == 'raw':
+    config.model.head.attend = 'batch'
+  del config.losses['kl']
+  config.losses.mmd = loss(
+      'mmd', 1.0, form='rows', include_vit=True, estimator='biased'
+  )
+  config.optim.update(name='adam', schedule='constant', per_dataset=True)
+  config.data.augment.update(
+      flip=0.1, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0,
+      crop_scale=(0.08, 1.0),
+  )  # fmt: skip
+
+
+def _tiny(config: ConfigDict) -> None:
+  """Shrinks any recipe so that it runs in seconds on a CPU."""
+  config.steps = 4
+  config.batch_size = 8
+  config.eval.update(every=2, batch_size=8, pictures=2)
+  config.checkpoint.every = 2
+  config.log_every = 1
+  for data in (config.data, *config.mixture.values()):
+    data.update({
+        k: v
+        for k, v in {'image_size': 96, 'max_people': 4}.items()
+        if k in data or data is config.data
+    })
+    if 'frames' in data:
+      data.frames = min(data.frames, 2)
+  config.data.group_scenes.update(
+      size=96, train_samples=16, val_samples=10, test_samples=8
+  )
+  config.model.encoder.update(
+      name='residual', width=4, blocks=3, stem_stride=2
+  )
+  config.model.latent.dim = 16
+  if config.model.vit.name != 'none':
+    config.model.vit.name = 'tiny'
+    if config.data.vit_dim:
+      config.data.vit_dim = vit.VITS['tiny']['dim']
+  config.model.heatmap.update(
+      stages=2,
+      bottleneck=16,
+      widths=(16, 8, 8),
+      features=8,
+      stage_width=8,
+      stage_convs=1,
+  )
+  config.model.person_query.update(queries=6, layers=1, heads=2, mlp_dim=32)
+  config.model.head.update(mlp_dim=32, width=16, proj_dim=16)
+  config.model.fusion.dim = 16
+  config.data.audio_frames = min(config.data.audio_frames, 100)
+
+
+def finish(
+    config: ConfigDict,
+    options: str = '',
+    more: Mapping[str, Callable[[ConfigDict], None]] | None = None,
+) -> ConfigDict:
+  """Applies the options of a recipe's argument and locks the config.
+
+  Args:
+    config: the recipe.
+    options: comma-separated; a variant, a decoder, `laptop`, `tiny`, or one of
+      the recipe's own.
+    more: the recipe's own options, name -> function that changes the config.
+
+  Returns:
+    The config, locked: an unknown key or a value of the wrong type fails.
+
+  Raises:
+    ValueError: for a option that neither the recipe nor this module knows.
+  """
+  known = dict(more or {})
+  for variant in VARIANTS:
+    known[variant] = lambda c, v=variant: c.model.update(variant=v)
+  for decoder in DECODERS:
+    known[decoder] = lambda c, d=decoder: c.model.update(decoder=d)
+  known['audio'] = _audio
+  known['text'] = _text
+  known['cached'] = _cached
+  known.setdefault('laptop', laptop)
+  known.setdefault('reference', reference)
+  known['tiny'] = _tiny
+  given = [option for option in options.split(',') if option]
+  for option in given:
+    if option not in known:
+      raise ValueError(
+          f'unknown option {option!r} of the config; this recipe knows '
+          f'{", ".join(sorted(known))}'
+      )
+  # tiny comes last, whatever the order: it shrinks what the others have set.
+  for option in sorted(given, key=lambda w: w == 'tiny'):
+    known[option](config)
+  return config.lock()

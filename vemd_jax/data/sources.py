@@ -1,0 +1,314 @@
+"""The datasets that a config can name, opened as sources of records."""
+
+import functools
+import json
+import pathlib
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from vemd_jax.data import datasets, transforms, vit_features
+
+Batch = dict[str, np.ndarray]
+# An object with the attributes of `config.data`.
+Settings = Any
+
+
+def make_source(data: Settings, split: str):
+  """Opens a split of a dataset.
+
+  Asked again for the same data it gives the same source, with what that keeps
+  in memory, as long as the files that list the data have not changed.
+
+  Args:
+    data: `config.data`.
+    split: 'train', 'val', 'test', or 'holdout', the share `data.holdout` of
+      'train' that is set apart. Without a `data.val_split`, 'val' is that, too.
+
+  Returns:
+    `len(s)`, `s[i]` (a record, see `transforms.decode`), `s.classes`,
+    `s.labels` int32 [n].
+
+  Raises:
+    FileNotFoundError: if the data are not there.
+    ValueError: if there is no such split, or the data make no sense.
+  """
+  if data.source not in _SOURCES:
+    raise ValueError(
+        f'data.source is {data.source!r}, expected one of {", ".join(_SOURCES)}'
+    )
+  if split == 'val' and not data.val_split and data.source != 'group_scenes':
+    split = 'holdout'
+  if split not in ('train', 'val', 'test', 'holdout'):
+    raise ValueError(
+        f'split {split!r}, expected train, val, test or holdout'
+    )
+  if split == 'holdout' and not data.holdout:
+    raise ValueError(
+        'there is nothing to choose the checkpoint on: set data.val_split, or '
+        'data.holdout to a share of train'
+    )
+  if split == 'test' and not data.test_split:
+    raise ValueError('data.test_split is empty')
+  stamps = []
+  if data.source != 'group_scenes':
+    for name in _LISTS:
+      path = pathlib.Path(data.root) / name
+      if path.exists():
+        stamps.append((name, path.stat().st_mtime_ns, path.stat().st_size))
+  settings = {key: getattr(data, key) for key in _SOURCE_SETTINGS}
+  if data.source == 'group_scenes':
+    settings['group_scenes'] = plain(data.group_scenes)
+  if not (data.cache or data.vit_dim):
+    del settings['image_size'], settings['grayscale']
+  settings = json.dumps(settings, sort_keys=True)
+  with _opening:
+    return _open(settings, split, tuple(stamps))
+
+
+_opening = threading.Lock()
+
+# Files whose change makes a source another one.
+_LISTS = (
+    'labels.csv', 'annotations.jsonl', 'prepared.json',
+    f'{vit_features.CACHE}/index.jsonl',
+)  # fmt: skip
+
+# What a source depends on; the others only change what is made of it.
+_SOURCE_SETTINGS = (
+    'name', 'source', 'root', 'classes', 'train_split', 'val_split',
+    'test_split', 'holdout', 'fold', 'image_size', 'grayscale', 'frames',
+    'bodies', 'faces', 'max_unreadable', 'cache', 'audio_frames',
+    'text_tokens', 'multi_label', 'vit_dim',
+)  # fmt: skip
+
+
+@functools.lru_cache(maxsize=32)
+def _open(settings: str, split: str, stamps: tuple):
+  """Opens a source; the arguments say all that it depends on."""
+  del stamps
+  data = _Settings(json.loads(settings))
+  source = _SOURCES[data.source](data, split)
+  if not len(source):
+    raise ValueError(f'{data.name}: split {split!r} is empty')
+  if data.vit_dim:
+    source = _with_vit_features(source, data)
+  if data.cache:
+    # Twice the size leaves enough for crops of a quarter of the area.
+    source = Cached(source, data.frames, 2 * data.image_size)
+  return source
+
+
+class _Settings:
+  """Nested dicts as attributes."""
+
+  def __init__(self, values: Mapping[str, Any]):
+    for key, value in values.items():
+      value = _Settings(value) if isinstance(value, dict) else value
+      setattr(self, key, tuple(value) if isinstance(value, list) else value)
+
+
+def plain(settings: Settings) -> dict[str, Any]:
+  """Settings that are not nested, as a dict."""
+  if hasattr(settings, 'to_dict'):
+    return settings.to_dict()
+  return dict(vars(settings))
+
+
+def _group_scenes(data: Settings, split: str):
+  from vemd_jax.scenes import group_scenes
+
+  scenes = data.group_scenes
+  source = group_scenes.GroupScenes(
+      'train' if split == 'holdout' else split,
+      getattr(scenes, f'{"train" if split == "holdout" else split}_samples'),
+      cue=scenes.cue,
+      size=scenes.size,
+      frames=data.frames,
+      people=scenes.people,
+      zoom=scenes.zoom,
+      seed=scenes.seed,
+  )
+  if split in ('train', 'holdout') and data.holdout:
+    # Samples are exchangeable: the last ones will do.
+    first = round(len(source) * (1 - data.holdout))
+    ends = (0, first) if split == 'train' else (first, len(source))
+    source = _Part(source, *ends)
+  return source
+
+
+def _folder(data: Settings, split: str):
+  from vemd_jax.data import folder
+
+  audio = text = None
+  if data.audio_frames:
+    from vemd_jax.data import audio as audio_lib
+
+    audio = audio_lib.features(data.root)
+  if data.text_tokens:
+    from vemd_jax.data import text as text_lib
+
+    text = text_lib.features(data.root)
+  wanted = {
+      'train': data.train_split,
+      'holdout': data.train_split,
+      'val': data.val_split,
+      'test': data.test_split,
+  }[split]
+  source = folder.Folder(
+      data.root,
+      wanted,
+      classes=data.classes,
+      holdout=data.holdout if split in ('train', 'holdout') else 0.0,
+      held_out=split == 'holdout',
+      frames=data.frames,
+      bodies=data.bodies,
+      faces=data.faces,
+      max_unreadable=data.max_unreadable,
+      audio=audio,
+      text=text,
+  )
+  log = logging.warning if source.report.problems else logging.info
+  log('%s: %s', data.root, source.report)
+  return source
+
+
+def _prepared(data: Settings, split: str):
+  from vemd_jax.data import prepared
+
+  wanted = {
+      'train': data.train_split,
+      'holdout': 'holdout',
+      'val': data.val_split,
+      'test': data.test_split,
+  }[split]
+  text = None
+  if data.text_tokens:
+    from vemd_jax.data import text as text_lib
+
+    text = text_lib.features(data.root)
+  source = prepared.PreparedSource(
+      data.root,
+      split=wanted,
+      fold=data.fold,
+      holdout=data.holdout if split in ('train', 'holdout') else 0.0,
+      frames=data.frames,
+      max_unreadable=data.max_unreadable,
+      text=text,
+  )
+  lacking = [
+      option
+      for option, wanted in (
+          ('audio', data.audio_frames),
+          ('multi_label', data.multi_label),
+      )
+      if wanted and not source.options[option]
+  ]
+  # Images in a mixture with clips have no sound.
+  if lacking and (lacking != ['audio'] or datasets.get(source.name).audio):
+    raise ValueError(
+        f'{data.root} was prepared without --{lacking[-1]}, which this run '
+        f'needs: give it to python -m vemd_jax.data.prepare {source.name}'
+    )
+  return source
+
+
+_SOURCES = {
+    'group_scenes': _group_scenes,
+    'folder': _folder,
+    'tfds': _prepared,
+}
+
+
+def _with_vit_features(source, data: Settings):
+  if data.source == 'group_scenes':
+    raise ValueError(
+        'data.vit_dim: group_scenes has no place for cached ViT features'
+    )
+  look_up = vit_features.features(
+      data.root,
+      width=data.vit_dim,
+      image_size=data.image_size,
+      frames=data.frames,
+      grayscale=data.grayscale,
+  )
+  missing = look_up.missing(source.files)
+  if len(missing) > data.max_unreadable * len(source):
+    raise ValueError(
+        f'{data.root}: {len(missing)} of {len(source)} samples, such as '
+        f'{missing[0]}, have no cached ViT features; {vit_features.COMMAND} '
+        'goes on where it stopped'
+    )
+  return _WithVitFeatures(source, look_up)
+
+
+class _WithVitFeatures:
+  """A source's records with their cached `vit_features`."""
+
+  def __init__(self, source, look_up):
+    self._source, self._look_up = source, look_up
+    self.classes, self.labels = source.classes, source.labels
+    self.files, self.report = source.files, source.report
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, index: int) -> transforms.Record:
+    record = self._source[index]
+    return {**record, 'vit_features': self._look_up(record)}
+
+
+class _Part:
+  """Samples `first` to `end` of a source."""
+
+  def __init__(self, source, first: int, end: int):
+    self._source, self._first = source, first
+    self.classes, self.labels = source.classes, source.labels[first:end]
+
+  def __len__(self) -> int:
+    return len(self.labels)
+
+  def __getitem__(self, index: int) -> transforms.Record:
+    return self._source[self._first + index]
+
+
+class Cached:
+  """Keeps a source's records in memory, decoded, after their first use."""
+
+  def __init__(self, source, frames: int, max_side: int):
+    """Keeps nothing yet.
+
+    Args:
+      source: what gives the records.
+      frames: T.
+      max_side: of the images that are kept, in pixels.
+    """
+    self._source, self._frames, self._max_side = source, frames, max_side
+    self._records: dict[int, transforms.Record] = {}
+    self.classes, self.labels = source.classes, source.labels
+
+  @property
+  def report(self):
+    """The source's own, or None."""
+    return getattr(self._source, 'report', None)
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, index: int) -> transforms.Record:
+    # Two threads may decode the same record; both get the same, and setting
+    # an item of a dict is atomic.
+    record = self._records.get(index)
+    if record is None:
+      record = transforms.decode(
+          self._source[index], self._frames, max_side=self._max_side
+      )
+      self._records[index] = record
+    return record
+
+  def __getstate__(self) -> dict[str, Any]:
+    # Worker processes start with an empty memory of their own.
+    return {**self.__dict__, '_records': {}}

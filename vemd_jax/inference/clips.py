@@ -1,0 +1,175 @@
+"""Photographs and videos as clips of images."""
+
+import os
+import pathlib
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import av
+import numpy as np
+
+from vemd_jax.data import transforms, video
+
+PHOTO_SUFFIXES = (
+    '.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff', '.gif',
+    '.jp2', '.ppm', '.pgm',
+)  # fmt: skip
+
+
+class Unreadable(Exception):
+  """A file that is no picture; the message says why, without its name."""
+
+
+class Clip(NamedTuple):
+  """T images that are judged together.
+
+  Attributes:
+    seconds: the middle of it in a video; None for a photograph.
+    images: the images in their own size.
+  """
+
+  seconds: float | None
+  images: list[np.ndarray]
+
+
+def read_photo(path: str, frames: int) -> Clip:
+  """A photograph as a clip: a model of clips sees it T times.
+
+  Args:
+    path: of an image file.
+    frames: T.
+
+  Returns:
+    The clip.
+
+  Raises:
+    Unreadable: if it cannot be opened, or is no image.
+  """
+  try:
+    with open(path, 'rb') as f:
+      image = transforms.decode_image(f.read())
+  except OSError as error:
+    raise Unreadable(error.strerror) from error
+  except ValueError as error:
+    raise Unreadable(str(error)) from error
+  return Clip(None, [image] * frames)
+
+
+def read_video(
+    path: str, frames: int, window: float, stride: float
+) -> Iterator[Clip]:
+  """Cuts a video into overlapping clips; holds one of them at a time.
+
+  A model of single images gets one every `stride` seconds.
+
+  Args:
+    path: of a video file.
+    frames: T.
+    window: seconds that a clip lasts, for T > 1.
+    stride: seconds from one clip to the next.
+
+  Yields:
+    The clips. A video shorter than the window gives one, evenly spread.
+
+  Raises:
+    Unreadable: if it cannot be opened, or is no video.
+  """
+  interval = window / frames if frames > 1 else stride
+  hop = max(1, round(stride / interval))
+  recent = deque(maxlen=frames)
+  count, new = 0, 0  # Images so far, and since the last clip.
+  for item in _sample_frames(path, interval):
+    recent.append(item)
+    count, new = count + 1, new + 1
+    if count == frames or (count > frames and new == hop):
+      yield _clip(recent)
+      new = 0
+  if count < frames:
+    short = video.read_frames(path, frames)
+    yield _clip(zip(short.seconds.tolist(), short.frames))
+  elif new:
+    yield _clip(recent)
+
+
+def _clip(items: Iterable[tuple[float, np.ndarray]]) -> Clip:
+  seconds, images = zip(*items)
+  return Clip((seconds[0] + seconds[-1]) / 2, list(images))
+
+
+def _sample_frames(
+    path: str, interval: float
+) -> Iterator[tuple[float, np.ndarray]]:
+  """What is shown in the middle of each interval: (seconds, RGB image)."""
+  number = 0
+  start, now, shown, image = None, 0.0, None, None
+
+  def take(end):
+    nonlocal number, image
+    while (seconds := (number + 0.5) * interval) < end:
+      image = _upright(shown) if image is None else image
+      number += 1
+      yield seconds, image
+
+  try:
+    with av.open(path) as container:
+      if not container.streams.video:
+        raise Unreadable('no video stream')
+      stream = container.streams.video[0]
+      stream.thread_type = 'AUTO'
+      length = 1 / float(stream.average_rate or 25)
+      for index, frame in enumerate(container.decode(stream)):
+        time = index * length if frame.time is None else frame.time
+        start = time if start is None else start
+        now = time - start
+        if shown is not None:
+          yield from take(now)
+        shown, image = frame, None
+  except av.FFmpegError as error:
+    if shown is None:
+      raise Unreadable(f'not a readable video ({error.strerror})') from error
+    # A damaged end: what came before it is used.
+  if shown is None:
+    raise Unreadable('no picture in the video')
+  yield from take(now + length)
+  if not number:  # Shorter than half an interval.
+    yield now, _upright(shown)
+
+
+def _upright(frame: av.VideoFrame) -> np.ndarray:
+  # Telephones store the turn beside the picture.
+  turns = round(frame.rotation / 90) % 4
+  return np.ascontiguousarray(np.rot90(frame.to_ndarray(format='rgb24'), turns))
+
+
+def find_inputs(paths: Sequence[str]) -> list[str]:
+  """Files to predict: folders are searched for photographs and videos.
+
+  Args:
+    paths: files and folders.
+
+  Returns:
+    Paths in the order given, a folder's in alphabetical order. A path that
+    does not exist stays, and fails when it is read.
+
+  Raises:
+    ValueError: if a folder has neither.
+  """
+  files = []
+  for path in paths:
+    if not os.path.isdir(path):
+      files.append(path)
+      continue
+    found = sorted(
+        str(p)
+        for p in pathlib.Path(path).rglob('*')
+        if p.suffix.lower() in PHOTO_SUFFIXES + video.SUFFIXES and p.is_file()
+    )
+    if not found:
+      raise ValueError(f'{path}: no photographs or videos in this folder')
+    files += found
+  return files
+
+
+def is_video(path: str) -> bool:
+  return path.lower().endswith(video.SUFFIXES)

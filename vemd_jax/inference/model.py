@@ -1,0 +1,178 @@
+"""A trained run as a function from images to the group's probabilities."""
+
+import functools
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from vemd_jax import config as config_lib
+from vemd_jax import viz, weights
+from vemd_jax.data import transforms
+from vemd_jax.inference.clips import Clip
+from vemd_jax.models.vemd import VEMD
+
+
+class Model(NamedTuple):
+  """A trained model, ready for images.
+
+  Attributes:
+    config: of the run.
+    classes: names of the C classes.
+    frames: T, images in a clip.
+    prepare: T uint8 [H, W, 3] images of any size -> uint8 [T, S, S, 3].
+    probabilities: jitted pure function, uint8 [B, T, S, S, 3] -> [B, C], the
+      group's probabilities of the classes.
+    outputs: jitted pure function, uint8 [B, T, S, S, 3] -> (probabilities,
+      `Outputs` without latents).
+    decodes: whether the outputs have structure.
+  """
+
+  config: ConfigDict
+  classes: tuple[str, ...]
+  frames: int
+  prepare: Callable[[Sequence[np.ndarray]], np.ndarray]
+  probabilities: Callable[[jax.Array], jax.Array]
+  outputs: Callable[[jax.Array], tuple[jax.Array, Any]]
+  decodes: bool
+
+
+class Prediction(NamedTuple):
+  """What the model says about one clip.
+
+  Attributes:
+    clip: what it was given.
+    probabilities: [C] of the classes.
+    structure: of its middle image, see `viz.overlay_structure`.
+    input_size: (H, W) that the model has seen the image at.
+  """
+
+  clip: Clip
+  probabilities: np.ndarray
+  structure: dict[str, Any]
+  input_size: tuple[int, int]
+
+
+def load(workdir: epath.PathLike, dataset: str = '') -> Model:
+  """Reads the best checkpoint of a run.
+
+  Args:
+    workdir: of the run.
+    dataset: which emotion head, for a model that has several.
+
+  Returns:
+    The model.
+
+  Raises:
+    FileNotFoundError: if there is no run or no checkpoint.
+    ValueError: if the dataset does not say which head to use.
+  """
+  if '://' not in str(workdir) and not os.path.isdir(workdir):
+    raise FileNotFoundError(f"no folder {workdir}; expected a run's workdir")
+  workdir = epath.Path(workdir).absolute()
+  config = config_lib.load(workdir / 'config.json')
+  variables = weights.restore_variables(workdir)
+  classes = {
+      name: tuple(names)
+      for name, names in json.loads(
+          (workdir / 'classes.json').read_text()
+      ).items()
+  }
+  heads = {name: names for name, names in classes.items() if names}
+  dataset = choose_head(tuple(heads), dataset)
+  data = config_lib.datasets(config)[dataset]
+  model = VEMD(
+      **config.model.to_dict(),
+      classes=tuple((name, len(names)) for name, names in classes.items()),
+  )
+  transform = transforms.images_only(data)
+
+  @jax.jit
+  def apply(variables, image):
+    batch = {'image': image, 'mask': np.ones(len(image), bool)}
+    outputs = model.apply(variables, batch, dataset=dataset, train=False)
+    return jax.nn.softmax(outputs.logits), outputs.replace(
+        latents=(), vit_latent=None
+    )
+
+  @jax.jit
+  def probabilities(variables, image):
+    return apply(variables, image)[0]
+
+  return Model(
+      config=config,
+      classes=heads[dataset],
+      frames=data.frames,
+      prepare=lambda images: transform({'frames': images})['image'],
+      # The weights are an argument, not constants of the program.
+      probabilities=functools.partial(probabilities, variables),
+      outputs=functools.partial(apply, variables),
+      decodes=config.model.variant in ('ve_md', 've_md_sr'),
+  )
+
+
+def choose_head(heads: Sequence[str], wanted: str) -> str:
+  """The emotion head to use.
+
+  Args:
+    heads: datasets whose emotions the model has learned.
+    wanted: one of them; may be empty where there is just one.
+
+  Returns:
+    Its name.
+
+  Raises:
+    ValueError: if there is no such head, or a choice to be made.
+  """
+  if not heads:
+    raise ValueError('this model has no emotion head, only structure')
+  if not wanted and len(heads) == 1:
+    return heads[0]
+  if wanted not in heads:
+    given = f'has no dataset {wanted!r}' if wanted else 'has several heads'
+    raise ValueError(f'the model {given}: --dataset={"|".join(heads)}')
+  return wanted
+
+
+def predict_clips(
+    model: Model, clips: Iterable[Clip], batch_size: int
+) -> Iterator[Prediction]:
+  """Runs the model over clips, in batches of one size.
+
+  Args:
+    model: what judges.
+    clips: any number of them.
+    batch_size: the last batch is filled up, so that one program serves all.
+
+  Yields:
+    A prediction for each clip, in order.
+  """
+  waiting = []
+  for clip in clips:
+    waiting.append((clip, model.prepare(clip.images)))
+    if len(waiting) == batch_size:
+      yield from _predict_batch(model, waiting, batch_size)
+      waiting = []
+  if waiting:
+    yield from _predict_batch(model, waiting, batch_size)
+
+
+def _predict_batch(
+    model: Model, waiting: list[tuple[Clip, np.ndarray]], batch_size: int
+) -> Iterator[Prediction]:
+  images = np.stack([image for _, image in waiting])
+  missing = batch_size - len(images)
+  padding = np.zeros((missing, *images.shape[1:]), np.uint8)
+  probabilities, outputs = jax.device_get(
+      model.outputs(np.concatenate([images, padding]))
+  )
+  for i, (clip, image) in enumerate(waiting):
+    structure = {}
+    if model.decodes:
+      structure = viz.decoded_structure(outputs, i, len(image) // 2)
+    yield Prediction(clip, probabilities[i], structure, image.shape[1:3])

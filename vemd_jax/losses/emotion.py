@@ -1,0 +1,169 @@
+"""Loss terms of the group emotion."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from vemd_jax.losses.term import (
+  Batch,
+  Term,
+  check_same_shape,
+  empty_term,
+  f32,
+  real,
+)
+from vemd_jax.models.outputs import Outputs
+
+
+def _labels(term, outputs, batch, class_weights):
+  """Logits [B, C], one-hot labels [B, C], and the mask or weights [B]."""
+  logits, labels = f32(outputs.logits), batch['label']
+  if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+    raise ValueError(
+        f'{term}: logits {logits.shape} need labels of shape'
+        f' {logits.shape[:1]}, not {labels.shape}'
+    )
+  classes = logits.shape[1]
+  mask = f32(batch['label_mask'].astype(bool) & real(batch))
+  if class_weights is not None and len(class_weights):
+    if isinstance(class_weights, str) or len(class_weights) != classes:
+      raise ValueError(
+          f'{term}: class_weights {class_weights!r}, expected {classes} numbers'
+      )
+    mask = mask * f32(class_weights)[labels]
+  return logits, jax.nn.one_hot(labels, classes), mask
+
+
+def _without_labels(outputs: Outputs, batch: Batch) -> bool:
+  # A dataset without classes has no emotion head: its batches train the rest.
+  return outputs.logits is None or 'label' not in batch
+
+
+def emotion_cross_entropy(
+    outputs: Outputs,
+    batch: Batch,
+    rng: jax.Array,
+    *,
+    label_smoothing: float = 0.0,
+    class_weights: Sequence[float] | None = None,
+) -> Term:
+  """Cross-entropy of the group emotion.
+
+  Args:
+    outputs: logits [B, C].
+    batch: label, label_mask.
+    rng: not used.
+    label_smoothing: share of the target spread over all classes, 0..1.
+    class_weights: C numbers >= 0. The mean over examples is weighted by that of
+      the true class, as in torch; empty or None for equal weights.
+
+  Returns:
+    Nats an example; labelled examples count.
+  """
+  del rng
+  if _without_labels(outputs, batch):
+    return empty_term(batch)
+  logits, target, mask = _labels(
+      'emotion_cross_entropy', outputs, batch, class_weights
+  )
+  target = (1 - label_smoothing) * target + label_smoothing / logits.shape[1]
+  return Term(-jnp.sum(target * jax.nn.log_softmax(logits), -1), mask)
+
+
+def multi_label_emotion(
+    outputs: Outputs, batch: Batch, rng: jax.Array
+) -> Term:
+  """Cross-entropy to equal shares of all labels that an example has.
+
+  The probabilities still sum to 1, so that the same head serves single labels
+  and several; of one label it is `emotion_cross_entropy`.
+
+  Args:
+    outputs: logits [B, C].
+    batch: label_multi_hot [B, C], 0 or 1.
+    rng: not used.
+
+  Returns:
+    Nats an example; those with a label count.
+
+  Raises:
+    ValueError: if the batch has no `label_multi_hot` of the logits' shape.
+  """
+  del rng
+  if outputs.logits is None:
+    return empty_term(batch)
+  if 'label_multi_hot' not in batch:
+    raise ValueError(
+        'multi_label_emotion: the batch has no label_multi_hot; set'
+        ' config.data.multi_label'
+    )
+  logits, labels = f32(outputs.logits), f32(batch['label_multi_hot'] > 0)
+  check_same_shape('multi_label_emotion', logits, labels)
+  count = labels.sum(-1)
+  target = labels / jnp.maximum(count, 1)[:, None]
+  values = -jnp.sum(target * jax.nn.log_softmax(logits), -1)
+  return Term(values, (count > 0) & real(batch))
+
+
+def focal_emotion(
+    outputs: Outputs,
+    batch: Batch,
+    rng: jax.Array,
+    *,
+    gamma: float = 2.0,
+    class_weights: Sequence[float] | None = None,
+) -> Term:
+  """Focal loss `(1 - p)^gamma (-log p)` of the true class (arXiv 1708.02002).
+
+  Args:
+    outputs: logits [B, C].
+    batch: label, label_mask.
+    rng: not used.
+    gamma: how much easy examples are held back; 0 is the cross-entropy.
+    class_weights: as in `emotion_cross_entropy`.
+
+  Returns:
+    One value an example; labelled examples count.
+  """
+  del rng
+  if _without_labels(outputs, batch):
+    return empty_term(batch)
+  logits, target, mask = _labels('focal_emotion', outputs, batch, class_weights)
+  log_p = jnp.sum(target * jax.nn.log_softmax(logits), -1)
+  # 1 - p from the other classes' sum keeps its digits, and its power a finite
+  # derivative, where p is close to 1.
+  others = jnp.sum((1 - target) * jax.nn.softmax(logits), -1)
+  tiny = jnp.finfo(jnp.float32).tiny
+  return Term(-(jnp.maximum(others, tiny) ** gamma) * log_p, mask)
+
+
+def ordinal_emotion(
+    outputs: Outputs,
+    batch: Batch,
+    rng: jax.Array,
+    *,
+    class_weights: Sequence[float] | None = None,
+) -> Term:
+  """Squared earth mover's distance on classes that have an order.
+
+  The sum over c of `(P(class <= c) - [label <= c])^2` (arXiv 1611.05916): a
+  miss by two classes costs more than a miss by one.
+
+  Args:
+    outputs: logits [B, C], classes from one end of the scale to the other.
+    batch: label, label_mask.
+    rng: not used.
+    class_weights: as in `emotion_cross_entropy`.
+
+  Returns:
+    0..C-1 an example; labelled examples count.
+  """
+  del rng
+  if _without_labels(outputs, batch):
+    return empty_term(batch)
+  logits, target, mask = _labels(
+      'ordinal_emotion', outputs, batch, class_weights
+  )
+  difference = jnp.cumsum(jax.nn.softmax(logits) - target, -1)
+  return Term(jnp.sum(difference**2, -1), mask)

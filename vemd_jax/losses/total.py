@@ -1,0 +1,208 @@
+"""The terms of a recipe: looked up, checked, and added up by weight."""
+
+import inspect
+import numbers
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vemd_jax import import_path
+from vemd_jax.losses import emotion, heatmaps, latent, queries
+from vemd_jax.losses.term import Batch, Sums, Term, Weighted, f32
+from vemd_jax.models.outputs import Outputs
+
+TERMS = {
+    fn.__name__: fn
+    for fn in (
+        emotion.emotion_cross_entropy,
+        emotion.multi_label_emotion,
+        emotion.focal_emotion,
+        emotion.ordinal_emotion,
+        heatmaps.heatmap_mse,
+        heatmaps.heatmap_weighted_mse,
+        heatmaps.heatmap_focal,
+        heatmaps.heatmap_awing,
+        queries.person_query,
+        queries.oks_keypoints,
+        latent.kl,
+        latent.mmd,
+    )
+}
+SCHEDULES = ('constant', 'cyclic')
+
+
+def resolve(name: str, key: str = 'loss') -> Callable[..., Term]:
+  """The loss term of that name.
+
+  Args:
+    name: key of `TERMS`, or `package.module:function`.
+    key: the config key, for the message.
+
+  Returns:
+    The function.
+
+  Raises:
+    ValueError: if there is none.
+  """
+  return import_path.find(name, TERMS, key)
+
+
+def _hashable(value):
+  if isinstance(value, list | tuple):
+    return tuple(_hashable(v) for v in value)
+  return value
+
+
+def _check_kwargs(name, fn, kwargs):
+  parameters = list(inspect.signature(fn).parameters.values())
+  if any(p.kind is p.VAR_KEYWORD for p in parameters):
+    return
+  # The first three are (outputs, batch, rng).
+  own = {
+      p.name: p.default is p.empty
+      for p in parameters[3:]
+      if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
+  }
+  for key in kwargs:
+    if key not in own:
+      raise ValueError(
+          f'losses.{name}.kwargs.{key}: {fn.__name__} takes'
+          f' {", ".join(own) or "no arguments"}'
+      )
+  for key, required in own.items():
+    if required and key not in kwargs:
+      raise ValueError(f'losses.{name}.kwargs.{key}: missing')
+
+
+def prepare(config_losses: Mapping[str, Any]) -> tuple[Weighted, ...]:
+  """Checks the terms of a recipe and looks up their functions.
+
+  Args:
+    config_losses: name -> entry with `fn` (default: the name), `weight`
+      (default 1), `warmup_steps` over which the weight rises from 0,
+      `start_step` from which it does so, `schedule` 'constant' (it stays there)
+      or 'cyclic' (after as many steps at the top it starts from 0 again, arXiv
+      1903.10145), and `kwargs` of the function. A dict or a ConfigDict.
+      What only a late term trains has no second moments in Adam until then:
+      its first updates are several times the learning rate and may break it.
+      A second run with `checkpoint.init_from` starts gently.
+
+  Returns:
+    The terms in the order given.
+
+  Raises:
+    ValueError: names the key that is wrong.
+  """
+  terms = []
+  for name, entry in config_losses.items():
+    entry = dict(entry.items())
+    fn = resolve(entry.pop('fn', name), f'losses.{name}.fn')
+    weight = entry.pop('weight', 1.0)
+    schedule = entry.pop('schedule', 'constant')
+    start = entry.pop('start_step', 0)
+    warmup = entry.pop('warmup_steps', 0)
+    kwargs = {
+        k: _hashable(v) for k, v in dict(entry.pop('kwargs', {})).items()
+    }
+    if entry:
+      raise ValueError(
+          f'losses.{name}.{next(iter(entry))}: expected fn, weight, schedule,'
+          ' start_step, warmup_steps or kwargs'
+      )
+    if isinstance(weight, bool) or not isinstance(weight, numbers.Real):
+      raise ValueError(f'losses.{name}.weight: {weight!r} is no number')
+    for key, steps in (('start_step', start), ('warmup_steps', warmup)):
+      if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
+        raise ValueError(f'losses.{name}.{key}: {steps!r}, expected steps >= 0')
+    if schedule not in SCHEDULES:
+      raise ValueError(
+          f'losses.{name}.schedule: {schedule!r}, expected one of'
+          f' {", ".join(SCHEDULES)}'
+      )
+    if schedule == 'cyclic' and not warmup:
+      raise ValueError(f'losses.{name}.schedule: cyclic needs warmup_steps')
+    _check_kwargs(name, fn, kwargs)
+    terms.append(
+        Weighted(
+            name,
+            fn,
+            float(weight),
+            schedule,
+            start,
+            warmup,
+            tuple(kwargs.items()),
+        )
+    )
+  if not terms:
+    raise ValueError('losses: no term')
+  return tuple(terms)
+
+
+def weight_at(term: Weighted, step: jax.Array | int) -> jax.Array:
+  """Weight of a term at a step.
+
+  Args:
+    term: of `prepare`.
+    step: of the training, from 0.
+
+  Returns:
+    Scalar float32.
+  """
+  since = jnp.asarray(step, jnp.int32) - term.start_step
+  factor = f32(since >= 0)
+  if term.warmup_steps:
+    if term.schedule == 'cyclic':
+      since = jnp.where(since >= 0, since % (2 * term.warmup_steps), 0)
+    factor = factor * jnp.clip(f32(since) / term.warmup_steps, 0.0, 1.0)
+  return term.weight * factor
+
+
+def total(
+    outputs: Outputs,
+    batch: Batch,
+    rng: jax.Array,
+    terms: tuple[Weighted, ...],
+    step: jax.Array | int,
+) -> tuple[jax.Array, dict[str, Sums]]:
+  """The loss: sum over terms of weight x masked mean.
+
+  Args:
+    outputs: of the model.
+    batch: `mask` [B] and what the terms read.
+    rng: key; each term gets its own by its name.
+    terms: of `prepare`.
+    step: of the training, for the schedules.
+
+  Returns:
+    Scalar float32, and what the metrics need of each term, by name.
+
+  Raises:
+    ValueError: names a term that the model has no output for, or whose result
+      does not have one value and one mask entry an example.
+  """
+  shape = batch['mask'].shape
+  loss, sums = jnp.zeros((), jnp.float32), {}
+  for term in terms:
+    key = jax.random.fold_in(rng, zlib.crc32(term.name.encode()))
+    try:
+      values, mask = term.fn(outputs, batch, key, **dict(term.kwargs))
+    except ValueError as error:
+      raise ValueError(f'losses.{term.name}: {error}') from error
+    if jnp.shape(values) != shape or jnp.shape(mask) != shape:
+      raise ValueError(
+          f'losses.{term.name}: values {jnp.shape(values)} and mask'
+          f' {jnp.shape(mask)}, expected {shape} both'
+      )
+    # Padding never counts, whatever a term says, and what is masked may be
+    # anything, NaN included: its gradient is cut here.
+    mask = f32(mask) * f32(batch['mask'])
+    values = jnp.where(mask > 0, f32(values), 0.0)
+    count, value = mask.sum(), jnp.sum(values * mask)
+    weight = weight_at(term, step)
+    # Class weights make counts below 1 that are not empty.
+    loss = loss + weight * value / jnp.where(count > 0, count, 1.0)
+    sums[term.name] = Sums(value, count, weight)
+  return loss, sums

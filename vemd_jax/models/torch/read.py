@@ -1,0 +1,94 @@
+"""State dicts from files: safetensors, npz, and torch's own format."""
+
+import json
+import pathlib
+import zipfile
+from collections.abc import Mapping
+
+import ml_dtypes
+import numpy as np
+
+
+def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
+  """Reads a state dict.
+
+  Args:
+    path: `.safetensors`, `.npz`, or `.pt`, `.pth`, `.bin`, `.tar` (with torch).
+      Of a training checkpoint, the weights are taken.
+
+  Returns:
+    Name -> array; half precision becomes float32.
+
+  Raises:
+    FileNotFoundError: names the file.
+    ValueError: if it cannot be read.
+  """
+  path = pathlib.Path(path)
+  if not path.exists():
+    raise FileNotFoundError(f'no weights at {path}')
+  readers = {'.safetensors': _read_safetensors, '.npz': _read_npz}
+  readers |= dict.fromkeys(('.pt', '.pth', '.bin', '.tar'), _read_torch)
+  if path.suffix not in readers:
+    raise ValueError(
+        f'{path}: cannot read {path.suffix!r}, expected one of '
+        f'{", ".join(readers)}'
+    )
+  return readers[path.suffix](path)
+
+
+def _read_npz(path):
+  try:
+    with np.load(path) as file:
+      return dict(file)
+  except (ValueError, OSError, zipfile.BadZipFile) as error:
+    raise ValueError(f'{path} is not a .npz file: {error}') from error
+
+
+def _read_safetensors(path):
+  """The format: length of the header, JSON header, raw little-endian data."""
+  types = {
+      'F64': np.float64, 'F32': np.float32, 'F16': np.float16,
+      'BF16': ml_dtypes.bfloat16, 'I64': np.int64, 'I32': np.int32,
+      'I16': np.int16, 'I8': np.int8, 'U8': np.uint8, 'BOOL': np.bool_,
+  }  # fmt: skip
+  tensors = {}
+  try:
+    data = np.memmap(path, np.uint8, mode='r')
+    start = 8 + int.from_bytes(data[:8].tobytes(), 'little')
+    header = json.loads(data[8:start].tobytes())
+    header.pop('__metadata__', None)
+    for name, entry in header.items():
+      begin, end = (start + offset for offset in entry['data_offsets'])
+      tensor = data[begin:end].view(types[entry['dtype']])
+      tensor = tensor.reshape(entry['shape'])
+      if entry['dtype'] in ('F16', 'BF16'):
+        tensor = tensor.astype(np.float32)
+      tensors[name] = tensor
+  except (ValueError, KeyError) as error:
+    raise ValueError(f'{path} is not a safetensors file: {error}') from error
+  return tensors
+
+
+def _read_torch(path):
+  try:
+    import torch
+  except ImportError as error:
+    raise ValueError(
+        f'{path} needs torch to be read (pip install torch); .safetensors and '
+        '.npz do not'
+    ) from error
+  try:
+    tensors = torch.load(path, map_location='cpu', weights_only=True)
+  except Exception as error:
+    raise ValueError(
+        f'{path}: torch.load(weights_only=True) failed: {error}'
+    ) from error
+  for key in ('model_state_dict', 'state_dict', 'model'):
+    if key in tensors and isinstance(tensors[key], Mapping):
+      tensors = tensors[key]
+      break
+  return {
+      name: (t.float() if t.is_floating_point() else t).numpy()
+      for name, t in tensors.items()
+      if torch.is_tensor(t)
+  }

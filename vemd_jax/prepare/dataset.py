@@ -1,0 +1,709 @@
+"""From a dataset as it is handed out to data that training reads.
+
+  python -m vemd_jax.data.prepare DATASET --source=DIR --out=DIR
+
+reads the official layout, decodes frames, bounds and encodes them, and writes
+to `--out`:
+
+  data/            a TFDS dataset, array_record
+  index.jsonl      one line a sample: split, file, label, holdout value, folds
+  report.json      counts against the official numbers, what is left out and why
+  prepared.json    options; written last, so its presence says complete
+  source.jsonl     files of the source with size and time
+
+Interrupted at any moment and started again it goes on; a second run does
+nothing; a changed source or other options are named. Names of people, crops or
+features of single people are not written; JPEG metadata is removed; with
+`--hash_names` file names are replaced by hashes.
+"""
+
+import argparse
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import io
+import json
+import multiprocessing
+import multiprocessing.connection
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import msgpack
+import tqdm
+
+from vemd_jax.data import datasets
+from vemd_jax.prepare import encode
+from vemd_jax.prepare.index import Index, Options, Sample, finish
+from vemd_jax.prepare.layouts import (
+  coco,
+  dfew,
+  engagenet,
+  gaf3,
+  mer2023,
+  samsemo,
+  vgaf,
+)
+
+# Changes when what is stored for the same source and options changes.
+FORMAT = 1
+
+_READ = {
+    'gaf3': gaf3.read,
+    'vgaf': vgaf.read,
+    'samsemo': samsemo.read,
+    'dfew': dfew.read,
+    'mer2023': mer2023.read,
+    'mer2023_semi': mer2023.read_semi,
+    'engagenet': engagenet.read,
+    'coco': coco.read,
+}
+# Samples a work file: what a kill can lose, a worker.
+_CHUNK = {'image': 64, 'video': 8, 'frames': 8}
+
+
+class SourceChanged(ValueError):
+  """The source or the options differ from those of the prepared data."""
+
+
+def prepare(
+    name: str,
+    source: str | Path,
+    out: str | Path,
+    options: Options | None = None,
+    workers: int = 0,
+    update: bool = False,
+    log: Callable[[str], None] = print,
+) -> dict[str, Any]:
+  """Prepares a dataset.
+
+  Args:
+    name: of the dataset.
+    source: folder with its official layout.
+    out: folder to write.
+    options: see `Options`; None takes the dataset's number of frames.
+    workers: processes; 0 = one a core, 1 = this one, which a decoder that
+      crashes takes down.
+    update: prepares again where the source or the options have changed.
+    log: takes lines for the user.
+
+  Returns:
+    The report, as in report.json.
+
+  Raises:
+    ValueError: unknown dataset, or a label file that cannot be its.
+    FileNotFoundError: the layout is not this dataset's.
+    SourceChanged: see `update`.
+    RuntimeError: another preparation writes to `out`.
+  """
+  facts = datasets.get(name)
+  options = options or Options(frames=facts.frames)
+  source, out = Path(source), Path(out)
+  if not source.is_dir():
+    raise FileNotFoundError(f'{source} is no folder')
+  out.mkdir(parents=True, exist_ok=True)
+  with _lock(out):
+    if facts.notice:
+      log(f'Note: {facts.notice}')
+    log(f'{facts.title}: reading the layout of {source}')
+    index = Index()
+    _READ[name](source, options, index)
+    finish(index)
+    for key, value in index.facts.items():
+      log(f'  {key}: {value}')
+    manifest = _manifest(source, index)
+    shown = {
+        _shown(name, f, index, options): stamp for f, stamp in manifest.items()
+    }
+    holdout = [
+        datasets.holdout_value(name, s.group or s.file) for s in index.samples
+    ]
+    _hash_names(name, index, options)
+    if _is_complete(out, facts, options, shown, update):
+      shutil.rmtree(out / 'work', ignore_errors=True)
+      report = json.loads((out / 'report.json').read_text(encoding='utf-8'))
+      log(f'{out} is complete; nothing to do')
+      log(table(report))
+      return report
+    if not index.samples:
+      reasons = collections.Counter(r for _, _, r in index.left_out)
+      raise ValueError(f'{source} has no usable sample; {dict(reasons)}')
+    work = out / 'work'
+    work.mkdir(exist_ok=True)
+    _name_changes(work / 'source.jsonl', shown, log)
+    chunks = _chunks(index.samples, manifest, name, options, work)
+    _encode_all(chunks, source, options, workers, log)
+    report = _write(out, work, facts, options, index, holdout, chunks, shown)
+    stale = (out / 'annotations.jsonl').exists()
+  log(table(report))
+  log(f'{out} is complete')
+  if stale:
+    log('annotations.jsonl belongs to the data that was here before: make it '
+        'again with python -m vemd_jax.data.annotate')  # fmt: skip
+  return report
+
+
+def hash_name(dataset: str, file: str) -> str:
+  """What stands for a file name with `--hash_names`: 16 hexadecimal digits."""
+  data = f'{dataset}/{file}'.encode()
+  return hashlib.blake2b(data, digest_size=8).hexdigest()
+
+
+def _shown(name: str, file: str, index: Index, options: Options) -> str:
+  """A name as it is written; those of label files tell of nobody."""
+  if not options.hash_names or file.split(':')[0] in index.files:
+    return file
+  return hash_name(name, file)
+
+
+def _hash_names(name: str, index: Index, options: Options) -> None:
+  """Replaces every name that will be written."""
+  index.samples = [
+      dataclasses.replace(s, file=_shown(name, s.file, index, options))
+      for s in index.samples
+  ]
+  index.left_out = sorted(
+      (_shown(name, f, index, options), split, reason)
+      for f, split, reason in index.left_out
+  )
+  for remark, files in index.handled.items():
+    index.handled[remark] = sorted(
+        _shown(name, f, index, options) for f in files
+    )
+
+
+@contextlib.contextmanager
+def _lock(out: Path) -> Iterator[None]:
+  with (out / '.lock').open('w') as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+      raise RuntimeError(f'another preparation writes to {out}') from None
+    yield
+
+
+# --- what the source looks like ---------------------------------------------
+
+
+def _manifest(source: Path, index: Index) -> dict[str, list[int]]:
+  """Label and media files -> [size, time of change in ns]; -1 if unreadable."""
+  names = {*index.files, *(m for s in index.samples for m in s.media)}
+  manifest = {}
+  for name in sorted(names):
+    try:
+      stat = (source / name).stat()
+      manifest[name] = [stat.st_size, stat.st_mtime_ns]
+    except OSError:
+      manifest[name] = [-1, -1]
+  return manifest
+
+
+def _changes(old: dict, new: dict) -> list[str]:
+  """What differs between two manifests, the first ten named."""
+  lines = [f'new: {f}' for f in new if f not in old]
+  lines += [f'gone: {f}' for f in old if f not in new]
+  lines += [f'changed: {f}' for f in new if f in old and new[f] != old[f]]
+  more = len(lines) - 10
+  return lines[:10] + ([f'and {more} more'] if more > 0 else [])
+
+
+def _read_manifest(path: Path) -> dict[str, list[int]]:
+  lines = path.read_text(encoding='utf-8', errors='surrogateescape')
+  return {
+      name: stamp
+      for name, stamp in map(json.loads, lines.strip().split('\n'))
+  }
+
+
+def _write_manifest(path: Path, manifest: dict[str, list[int]]) -> None:
+  _write_text(path, ''.join(json.dumps(i) + '\n' for i in manifest.items()))
+
+
+def _name_changes(path: Path, manifest, log: Callable[[str], None]) -> None:
+  """Names what changed since an interrupted run; only that is encoded anew."""
+  if path.exists():
+    changes = _changes(_read_manifest(path), manifest)
+    if changes:
+      log('The source has changed since the interrupted run:')
+      for line in changes:
+        log(f'  {line}')
+  _write_manifest(path, manifest)
+
+
+def _is_complete(
+    out: Path,
+    facts: datasets.Dataset,
+    options: Options,
+    manifest: dict[str, list[int]],
+    update: bool,
+) -> bool:
+  """Whether there is nothing to do.
+
+  Raises:
+    SourceChanged: prepared data is there, of something else.
+    ValueError: it is another dataset's.
+  """
+  if not (out / 'prepared.json').exists():
+    return False
+  made = json.loads((out / 'prepared.json').read_text(encoding='utf-8'))
+  if made['dataset'] != facts.name:
+    raise ValueError(f'{out} holds {made["dataset"]}; give another --out')
+  wanted = json.loads(json.dumps(dataclasses.asdict(options)))
+  changes = [
+      f'option {k}: {made["options"].get(k)} -> {v}'
+      for k, v in wanted.items()
+      if made['options'].get(k) != v
+  ]
+  if made['format'] != FORMAT:
+    changes.append(f'format: {made["format"]} -> {FORMAT}')
+  if not changes:
+    changes = _changes(_read_manifest(out / 'source.jsonl'), manifest)
+  if changes and not update:
+    raise SourceChanged(
+        f'{out} was prepared from something else ({"; ".join(changes)}); '
+        '--update prepares it again'
+    )
+  return not changes
+
+
+# --- encoding, in work files ------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+  """Some samples of one split, and the work file of their encoded form."""
+
+  split: str
+  samples: tuple[Sample, ...]
+  path: Path
+
+
+def _chunks(
+    samples: Sequence[Sample],
+    manifest: dict[str, list[int]],
+    name: str,
+    options: Options,
+    work: Path,
+) -> list[Chunk]:
+  """Splits the samples; a chunk's file is named by all that it depends on."""
+  settings = (FORMAT, name, dataclasses.astuple(options))
+  groups: list[list[Sample]] = []
+  for sample in samples:
+    size = _CHUNK[sample.kind]
+    if (
+        not groups
+        or len(groups[-1]) >= size
+        or groups[-1][0].split != sample.split
+    ):
+      groups.append([])
+    groups[-1].append(sample)
+  chunks = []
+  for group in groups:
+    content = [
+        (dataclasses.astuple(s), [manifest[m] for m in s.media]) for s in group
+    ]
+    key = hashlib.blake2b(repr((settings, content)).encode(
+        'utf-8', 'surrogateescape'), digest_size=16).hexdigest()  # fmt: skip
+    chunks.append(
+        Chunk(group[0].split, tuple(group), work / f'{key}.msgpack')
+    )
+  return chunks
+
+
+def _encode_chunk(chunk: Chunk, source: Path, options: Options) -> int:
+  """Writes a chunk's work file; returns its number of samples."""
+  running = chunk.path.with_suffix('.running')
+  running.touch()
+  examples = [encode.encode_sample(s, source, options) for s in chunk.samples]
+  _write_bytes(chunk.path, msgpack.packb(examples))
+  running.unlink()
+  return len(examples)
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
+  """Whole or not at all."""
+  part = path.with_name(f'{path.name}.{os.getpid()}.part')
+  with part.open('wb') as file:
+    file.write(data)
+    file.flush()
+    os.fsync(file.fileno())
+  part.replace(path)
+
+
+def _write_text(path: Path, text: str) -> None:
+  _write_bytes(path, text.encode('utf-8', 'surrogateescape'))
+
+
+def _follow_parent() -> None:
+  """Ends this worker when its parent is killed; it would wait for ever."""
+  parent = multiprocessing.parent_process()
+
+  def wait():
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)
+
+  threading.Thread(target=wait, daemon=True).start()
+
+
+def _start_worker() -> None:
+  _follow_parent()
+  cv2.setNumThreads(1)
+
+
+def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
+  return concurrent.futures.ProcessPoolExecutor(
+      workers,
+      mp_context=multiprocessing.get_context('spawn'),
+      initializer=_start_worker,
+  )
+
+
+def _encode_all(
+    chunks: Sequence[Chunk],
+    source: Path,
+    options: Options,
+    workers: int,
+    log: Callable[[str], None],
+) -> None:
+  """Makes every work file that is not there yet."""
+  missing = [c for c in chunks if not c.path.exists()]
+  done = sum(len(c.samples) for c in chunks if c.path.exists())
+  total = sum(len(c.samples) for c in chunks)
+  if done:
+    log(f'Going on: {done} of {total} samples are there')
+  with tqdm.tqdm(
+      total=total, initial=done, unit='sample', desc='encoding',
+      mininterval=0.5 if sys.stderr.isatty() else 30,
+  ) as bar:  # fmt: skip
+    if workers == 1:
+      for chunk in missing:
+        bar.update(_encode_chunk(chunk, source, options))
+      return
+    workers = workers or len(os.sched_getaffinity(0))
+    while missing:
+      try:
+        _encode_in_pool(missing, source, options, workers, bar)
+      except concurrent.futures.process.BrokenProcessPool:
+        suspects = [
+            c for c in missing if c.path.with_suffix('.running').exists()
+        ]
+        log('A worker died; the samples that were being encoded are tried one '
+            'at a time')  # fmt: skip
+        _encode_singly(suspects or missing, source, options)
+      missing = [c for c in missing if not c.path.exists()]
+      bar.update(total - sum(len(c.samples) for c in missing) - bar.n)
+
+
+def _encode_in_pool(chunks, source, options, workers, bar) -> None:
+  for chunk in chunks:
+    chunk.path.with_suffix('.running').unlink(missing_ok=True)
+  with _pool(min(workers, len(chunks))) as pool:
+    jobs = [pool.submit(_encode_chunk, c, source, options) for c in chunks]
+    try:
+      for job in concurrent.futures.as_completed(jobs):
+        bar.update(job.result())
+    except BaseException:
+      pool.shutdown(wait=False, cancel_futures=True)
+      raise
+
+
+def _encode_singly(chunks, source, options) -> None:
+  """Finds the sample whose decoder ends its process; it is left out."""
+  pool = _pool(1)
+  for chunk in chunks:
+    examples = []
+    for sample in chunk.samples:
+      try:
+        job = pool.submit(encode.encode_sample, sample, source, options)
+        examples.append(job.result())
+      except concurrent.futures.process.BrokenProcessPool:
+        pool = _pool(1)
+        examples.append({
+            'file': sample.file,
+            'split': sample.split,
+            'left_out': 'the decoder crashed',
+        })
+    _write_bytes(chunk.path, msgpack.packb(examples))
+  pool.shutdown()
+
+
+def _examples(chunks: Sequence[Chunk], split: str) -> Iterator[dict[str, Any]]:
+  """The encoded samples of a split, those left out included."""
+  for chunk in chunks:
+    if chunk.split == split:
+      yield from msgpack.unpackb(chunk.path.read_bytes())
+
+
+# --- the result -------------------------------------------------------------
+
+
+def _write(
+    out: Path,
+    work: Path,
+    facts: datasets.Dataset,
+    options: Options,
+    index: Index,
+    holdout: Sequence[float],
+    chunks: Sequence[Chunk],
+    manifest: dict[str, list[int]],
+) -> dict[str, Any]:
+  """From the work files to the TFDS dataset, index and report."""
+  # Imported here: workers need none of it.
+  import tensorflow_datasets as tfds
+
+  from vemd_jax.prepare import tfds_builder
+
+  left_out = list(index.left_out)
+  handled = {k: list(v) for k, v in index.handled.items()}
+  values = {s.file: h for s, h in zip(index.samples, holdout, strict=True)}
+  lines: dict[str, list[dict[str, Any]]] = collections.defaultdict(list)
+  for split in dict.fromkeys(c.split for c in chunks):
+    for e in _examples(chunks, split):
+      if 'left_out' in e:
+        left_out.append((e['file'], split, e['left_out']))
+        continue
+      for remark in e['remarks']:
+        handled.setdefault(remark, []).append(e['file'])
+      line = {
+          'split': split,
+          'file': e['file'],
+          'label': e['label'],
+          'holdout': values[e['file']],
+          'frames': len(e['frames']),
+      }
+      if facts.folds:
+        line['folds'] = e['folds']
+      if e['bodies'] is not None or e['faces'] is not None:
+        line['annotated'] = True
+      lines[split].append(line)
+  if not lines:
+    raise ValueError(f'no sample could be read; the first: {left_out[0]}')
+
+  def stream(split):
+    return lambda: (e for e in _examples(chunks, split) if 'left_out' not in e)
+
+  scratch = work / 'tfds'
+  shutil.rmtree(scratch, ignore_errors=True)
+  tfds.disable_progress_bar()
+  builder = tfds_builder.Vemd(
+      {split: stream(split) for split in lines},
+      data_dir=scratch,
+      config=facts.name,
+  )
+  # It prints where it writes, which is not where the data ends up.
+  with contextlib.redirect_stdout(io.StringIO()):
+    builder.download_and_prepare()
+  report = _report(facts, options, index, lines, left_out, handled)
+  (out / 'prepared.json').unlink(missing_ok=True)
+  shutil.rmtree(out / 'data', ignore_errors=True)
+  Path(builder.data_path).replace(out / 'data')
+  everything = [line for split in lines.values() for line in split]
+  _write_text(
+      out / 'index.jsonl',
+      ''.join(json.dumps(i, ensure_ascii=False) + '\n' for i in everything),
+  )
+  _write_text(
+      out / 'report.json',
+      json.dumps(report, indent=2, ensure_ascii=False) + '\n',
+  )
+  _write_manifest(out / 'source.jsonl', manifest)
+  made = {
+      'format': FORMAT,
+      'dataset': facts.name,
+      'classes': facts.classes,
+      'options': dataclasses.asdict(options),
+      'facts': index.facts,
+      'splits': {split: len(rows) for split, rows in lines.items()},
+  }
+  _write_text(
+      out / 'prepared.json',
+      json.dumps(made, indent=2, ensure_ascii=False) + '\n',
+  )
+  shutil.rmtree(work)
+  return report
+
+
+def _report(facts, options, index, lines, left_out, handled) -> dict[str, Any]:
+  """report.json: the same for the same source, however often interrupted."""
+  by_split = collections.Counter(split for _, split, _ in left_out)
+  names = list(dict.fromkeys([*facts.splits, *lines, *by_split]))
+  splits = {}
+  for split in names:
+    rows = lines.get(split, [])
+    labels = collections.Counter(r['label'] for r in rows)
+    counts = {c: labels[i] for i, c in enumerate(facts.classes)}
+    if labels[-1] and facts.classes:
+      counts['no single label'] = labels[-1]
+    splits[split or 'no split'] = {
+        'samples': len(rows),
+        'official': facts.splits.get(split),
+        'left_out': by_split[split],
+        'classes': counts,
+    }
+  folds = []
+  for fold in range(facts.folds):
+    folds.append({
+        part: sum(r['folds'][fold] == number for r in lines.get('folds', []))
+        for part, number in (('train', 1), ('test', 2))
+    })
+  report = {
+      'dataset': facts.name,
+      'title': facts.title,
+      'facts': index.facts,
+      'options': dataclasses.asdict(options),
+      'official_counts_from': facts.counts_source,
+      'splits': splits,
+      **({'folds': folds} if folds else {}),
+      'left_out_reasons': dict(
+          sorted(collections.Counter(r for _, _, r in left_out).items())
+      ),
+      'handled': [
+          {'remark': k, 'count': len(v), 'files': sorted(v)}
+          for k, v in sorted(handled.items())
+      ],
+      'left_out': [
+          {'file': f, 'split': s, 'reason': r} for f, s, r in sorted(left_out)
+      ],
+  }
+  # As it will be read again: lists for tuples.
+  return json.loads(json.dumps(report))
+
+
+def table(report: dict[str, Any], names: int = 10) -> str:
+  """The report as text.
+
+  Args:
+    report: as in report.json.
+    names: files named for each reason; report.json has all.
+
+  Returns:
+    Lines for a terminal.
+  """
+  rows = [('split', 'class', 'samples', 'official', 'left out')]
+  for split, s in report['splits'].items():
+    official = '-' if s['official'] is None else str(s['official'])
+    rows.append((split, '', str(s['samples']), official, str(s['left_out'])))
+    rows += [('', c, str(n), '', '') for c, n in s['classes'].items()]
+  widths = [max(len(r[i]) for r in rows) for i in range(5)]
+  lines = [
+      f'{r[0]:{widths[0]}}  {r[1]:{widths[1]}}  {r[2]:>{widths[2]}}  '
+      f'{r[3]:>{widths[3]}}  {r[4]:>{widths[4]}}'
+      for r in rows
+  ]
+  for i, fold in enumerate(report.get('folds', ())):
+    lines.append(f'fold {i + 1}: {fold["train"]} train, {fold["test"]} test')
+  for title, groups in (
+      ('Handled', {h['remark']: h['files'] for h in report['handled']}),
+      ('Left out', _by_reason(report['left_out'])),
+  ):
+    if groups:
+      lines.append(f'{title}:')
+    for reason, files in groups.items():
+      shown = ', '.join(files[:names])
+      more = f', ... ({len(files) - names} more in report.json)'
+      lines.append(
+          f'  {len(files)} x {reason}: {shown}'
+          + (more if len(files) > names else '')
+      )
+  return '\n'.join(lines)
+
+
+def _by_reason(left_out: list[dict[str, str]]) -> dict[str, list[str]]:
+  groups: dict[str, list[str]] = {}
+  for item in left_out:
+    groups.setdefault(item['reason'], []).append(item['file'])
+  return groups
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(
+      prog='python -m vemd_jax.data.prepare',
+      description='Prepares a dataset as it is handed out for training.',
+      formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+  )
+  add = parser.add_argument
+  add('dataset', choices=tuple(datasets.DATASETS))
+  add('--source', required=True, help='folder with the official layout')
+  add('--out', required=True, help='folder to write')
+  add('--frames', type=int, default=0, help='frames a clip; 0 = as published')
+  add('--longer_side', type=int, default=640, help='bound in pixels')
+  add('--audio', action='store_true', help='store log-mel spectrograms')
+  add('--hash_names', action='store_true', help='no file name is written')
+  add('--label_order', default='', help='GAF-3.0, flat layout: classes of the '
+      'labels 0,1,2; empty = the order of the table of datasets')  # fmt: skip
+  add('--multi_label', action='store_true', help='SAMSEMO: keep samples with '
+      'several labels')  # fmt: skip
+  add('--drop_empty', action='store_true', help='COCO: leave out images '
+      'without a labelled person')  # fmt: skip
+  add('--workers', type=int, default=0, help='processes; 0 = one a core')
+  add('--update', action='store_true', help='prepare again where the source '
+      'or the options have changed')  # fmt: skip
+  return parser.parse_args(argv)
+
+
+def options_of(args: argparse.Namespace) -> Options:
+  """The options of a command line.
+
+  Raises:
+    ValueError: an option has no meaning for this dataset, or a wrong value.
+  """
+  facts = datasets.get(args.dataset)
+  order = tuple(
+      c.strip().lower() for c in args.label_order.split(',') if c.strip()
+  )
+  if order and args.dataset != 'gaf3':
+    raise ValueError('--label_order is for gaf3')
+  if order and sorted(order) != sorted(facts.classes):
+    raise ValueError(
+        f'--label_order={args.label_order}: expected {",".join(facts.classes)} '
+        'in some order'
+    )
+  if args.multi_label and args.dataset != 'samsemo':
+    raise ValueError('--multi_label is for samsemo')
+  if args.drop_empty and args.dataset != 'coco':
+    raise ValueError('--drop_empty is for coco')
+  if args.audio and facts.media != 'video':
+    raise ValueError(f'--audio: {facts.title} has no sound tracks')
+  if args.frames < 0 or (args.frames > 1 and facts.media == 'image'):
+    raise ValueError(f'--frames={args.frames}: {facts.title} has {facts.media}')
+  if args.longer_side < 32:
+    raise ValueError(f'--longer_side={args.longer_side}: expected at least 32')
+  return Options(
+      frames=args.frames or facts.frames,
+      longer_side=args.longer_side,
+      hash_names=args.hash_names,
+      audio=args.audio,
+      label_order=order,
+      multi_label=args.multi_label,
+      drop_empty=args.drop_empty,
+  )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Command line; returns the exit status."""
+  args = _parse(argv)
+  try:
+    prepare(
+        args.dataset,
+        args.source,
+        args.out,
+        options_of(args),
+        args.workers,
+        args.update,
+    )
+  except (ValueError, OSError, RuntimeError) as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 1
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,115 @@
+"""SAMSEMO: `data/<LANG>/`, `samsemo.tsv`, `splits/<split>_split_<LANG>.txt`."""
+
+import re
+from pathlib import Path
+
+from vemd_jax.data import datasets, video
+from vemd_jax.prepare import index as ix
+
+_SPLITS = {'train': 'train', 'valid': 'val', 'test': 'test'}
+_YES = ('1', 'true', 'yes', 'y')
+
+
+def read(source: Path, options: ix.Options, index: ix.Index) -> None:
+  """Fills the index.
+
+  Labels that are empty, unknown, fear, or several at once are counted and left
+  out. With `multi_label`, several labels are kept as a multi-hot vector and no
+  single label; those that are no class of ours do not count there.
+
+  Args:
+    source: the folder with the layout.
+    options: `multi_label` is used.
+    index: to be filled.
+
+  Raises:
+    FileNotFoundError: a part of the layout is missing.
+  """
+  facts = datasets.get('samsemo')
+  data = ix.need(ix.subfolder(source, 'data'), source, 'folder data')
+  table = ix.subfile(source, 'samsemo.tsv') or ix.subfile(data, 'samsemo.tsv')
+  table = ix.need(table, source, 'samsemo.tsv')
+  lists = ix.need(ix.subfolder(source, 'splits'), source, 'folder splits')
+  rows = ix.read_table(
+      table, source, index, '', ('utterance_id', 'aggregated_emotions'), '\t',
+      ('language', 'transcript', 'multiple_faces'),
+  )  # fmt: skip
+  rows = ix.unique_rows(
+      rows, 'utterance_id', 'aggregated_emotions', '', index
+  )
+  by_id = {r['utterance_id'].casefold(): r for r in rows}
+  files = ix.Files(source, data, video.SUFFIXES)
+  seen = set()
+  found_list = False
+  for path in sorted(lists.iterdir()):
+    match = re.fullmatch(
+        r'(train|valid|test)_split_(\w+)\.txt', path.name, re.IGNORECASE
+    )
+    if not match:
+      continue
+    found_list = True
+    split = _SPLITS[match[1].lower()]
+    for name in dict.fromkeys(ix.read_lines(path, source, index)):
+      row = by_id.get(name.casefold())
+      file = ix.printable(name)
+      if row is None:
+        index.leave_out(file, split, f'no usable row in {table.name}')
+        continue
+      seen.add(name.casefold())
+      sample = _sample(row, match[2], split, files, facts, options, index)
+      if sample is not None:
+        index.samples.append(sample)
+  if not found_list:
+    raise FileNotFoundError(f'{lists} has no train_split_<LANG>.txt')
+  for key, row in by_id.items():
+    if key not in seen:
+      index.leave_out(
+          ix.printable(row['utterance_id']), '', 'in no split file'
+      )
+
+
+def _sample(row, language, split, files, facts, options, index):
+  name = row['utterance_id']
+  try:
+    label, multi_hot = _labels(row['aggregated_emotions'], facts, options)
+    # The same number may exist in several languages.
+    language = row['language'] or language
+    file = files.find(f'{language}/{name}') or files.find(name)
+  except ValueError as error:
+    index.leave_out(ix.printable(name), split, str(error))
+    return None
+  if file is None:
+    index.leave_out(ix.printable(name), split, 'file is missing')
+    return None
+  if row['multiple_faces'].casefold() in _YES:
+    index.note('several faces in the clip (multiple_faces)', ix.printable(file))
+  group = re.sub(r'[_-]\d+$', '', f'{language}/{name}')
+  return ix.Sample(
+      ix.printable(file), split, (file,), 'video', label, multi_hot,
+      group=ix.printable(group), transcript=row['transcript'],
+  )  # fmt: skip
+
+
+def _labels(text, facts, options):
+  """Label and multi-hot vector of e.g. `sadness`, `anger, surprise`,
+  `['anger', 'surprise']`."""
+  names = [
+      n for n in re.split(r'[,;|/&+\s]+', re.sub(r'[\[\](){}"\']', ' ', text))
+      if n
+  ]  # fmt: skip
+  if len(set(map(datasets.normalize_label, names))) > 1:
+    if not options.multi_label:
+      raise ValueError('several labels')
+    known = []
+    for name in names:
+      try:
+        known.append(datasets.class_of(facts, name))
+      except ValueError:
+        continue
+    if not known:
+      raise ValueError('several labels, none of them used')
+    label = -1
+  else:
+    known = [datasets.class_of(facts, names[0] if names else '')]
+    label = known[0]
+  return label, tuple(int(c in known) for c in range(len(facts.classes)))

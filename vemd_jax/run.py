@@ -1,0 +1,224 @@
+"""What a run is made of: data, model, steps and where their arrays lie."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from etils import epath
+from flax import linen as nn
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from vemd_jax import checkpoint, losses, optim, sharding
+from vemd_jax import config as config_lib
+from vemd_jax import state as state_lib
+from vemd_jax import step as step_lib
+from vemd_jax.data import pipeline, vit_features
+from vemd_jax.models import layers, vit
+from vemd_jax.models.vemd import VEMD
+from vemd_jax.state import TrainState
+
+
+@dataclasses.dataclass
+class Run:
+  """What `set_up` has made of the config.
+
+  Attributes:
+    config: the whole config.
+    workdir: where the run keeps what it makes.
+    mesh: devices, see `sharding.make_mesh`.
+    datasets: settings by dataset name.
+    classes: names of the classes by dataset name.
+    model: VEMD.
+    steps: of the whole run.
+    train_step: jitted, of `step.make_train_step`.
+    eval_step: jitted, of `step.make_eval_step`.
+    create: makes a fresh state on its devices.
+    target: shapes, types and shardings of the state.
+    checkpoints: of the workdir.
+    last_evaluation: (step, split, metrics) of the last split evaluated.
+  """
+
+  config: ConfigDict
+  workdir: epath.Path
+  mesh: Mesh
+  datasets: dict[str, ConfigDict]
+  classes: dict[str, tuple[str, ...]]
+  model: nn.Module
+  steps: int
+  train_step: Callable
+  eval_step: Callable
+  create: Callable[[], TrainState]
+  target: TrainState
+  checkpoints: checkpoint.Checkpoints
+  last_evaluation: tuple[int, str, dict[str, Any]] | None = None
+
+  @property
+  def selection_split(self) -> str:
+    """The split that chooses the checkpoint."""
+    return 'holdout' if self.config.data.holdout else 'val'
+
+  def check_cached_features(self, state: TrainState) -> None:
+    """Makes sure that cached ViT features are those of the state's ViT.
+
+    Args:
+      state: of this run.
+
+    Raises:
+      ValueError: names what differs.
+    """
+    cached = [data for data in self.datasets.values() if data.vit_dim]
+    if not cached:
+      return
+    params = {**state.params, **state.frozen}.get('vit')
+    wanted = vit.description(self.config.model, params)
+    for data in cached:
+      vit_features.features(data.root, **wanted)
+
+
+def set_up(config: ConfigDict, workdir: epath.Path) -> Run:
+  """Opens the data, builds the model and the steps, computes shardings."""
+  config_lib.check(config)
+  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+  datasets = config_lib.datasets(config)
+  sources = {n: pipeline.make_source(d, 'train') for n, d in datasets.items()}
+  classes = {n: tuple(s.classes) for n, s in sources.items()}
+  for name, names in classes.items():
+    logging.info('%s: classes in order: %s', name, ', '.join(names) or 'none')
+
+  local = sharding.local_batch_size(config.batch_size, mesh, 'batch_size')
+  epoch = pipeline.steps_per_epoch(datasets, local, jax.process_count())
+  steps = config.steps or math.ceil(config.epochs * epoch)
+
+  model = VEMD(
+      **config.model.to_dict(),
+      classes=tuple((n, len(c)) for n, c in classes.items()),
+  )
+  optimizer = optim.make_optimizer(config.optim, steps)
+  terms = {
+      name: losses.prepare(_with_class_weights(config, source))
+      for name, source in sources.items()
+  }
+  make_state = functools.partial(
+      state_lib.create,
+      model,
+      optimizer,
+      seed=config.seed,
+      frozen=config.optim.frozen,
+      ema=config.optim.ema_decay > 0,
+      groups=tuple(datasets) if config.optim.per_dataset else ('all',),
+      frozen_dtype=layers.compute_dtype(config.model.dtype),
+  )
+  # Any dataset's batch will do: the model makes the heads of all of them.
+  example = step_lib.example_batch(next(iter(datasets.values())))
+  shapes = jax.eval_shape(make_state, example)
+  shardings = sharding.state_shardings(
+      mesh, shapes, config.mesh.min_shard_size
+  )
+  target = jax.tree.map(
+      lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place),
+      shapes,
+      shardings,
+  )
+  _set_heatmap_size(model, shapes, datasets, example)
+
+  train_step = step_lib.make_train_step(
+      model,
+      optimizer,
+      terms,
+      seed=config.seed,
+      sigma=config.data.sigma,
+      accumulation=config.optim.accumulation,
+      ema_decay=config.optim.ema_decay,
+  )
+  return Run(
+      config=config,
+      workdir=workdir,
+      mesh=mesh,
+      datasets=datasets,
+      classes=classes,
+      model=model,
+      steps=steps,
+      train_step=jax.jit(
+          train_step,
+          static_argnames='dataset',
+          donate_argnames='state',
+          out_shardings=(shardings, None, None),
+      ),
+      eval_step=jax.jit(
+          step_lib.make_eval_step(model, terms, sigma=config.data.sigma),
+          static_argnames='dataset',
+      ),
+      # The parameters are born where they belong.
+      create=functools.partial(_create, make_state, shardings, example),
+      target=target,
+      checkpoints=checkpoint.Checkpoints(workdir, config.checkpoint),
+  )
+
+
+def _create(make_state, shardings, example) -> TrainState:
+  # Run once, and on the CPU compiling is all that it costs.
+  options = None
+  if jax.default_backend() == 'cpu':
+    options = {
+        'xla_backend_optimization_level': 0,
+        'xla_llvm_disable_expensive_passes': True,
+    }
+  return jax.jit(
+      make_state, out_shardings=shardings, compiler_options=options
+  )(example)
+
+
+def _with_class_weights(config: ConfigDict, source: Any) -> dict[str, dict]:
+  """The active terms, class weights written out as numbers."""
+  terms = config_lib.active_losses(config)
+  for name, term in terms.items():
+    given = term['kwargs'].get('class_weights')
+    if not isinstance(given, str):
+      continue
+    count = len(source.classes)
+    if given == 'balanced':
+      counts = np.bincount(source.labels[source.labels >= 0], minlength=count)
+      weights = counts.sum() / (count * np.maximum(counts, 1))
+    else:
+      weights = [float(w) for w in given.split(',') if w]
+      if weights and len(weights) != count:
+        raise ValueError(
+            f'config.losses.{name}.kwargs.class_weights is {given!r}, expected '
+            f'{count} numbers, for {", ".join(source.classes)}'
+        )
+    term['kwargs']['class_weights'] = tuple(float(w) for w in weights) or None
+  return terms
+
+
+def _set_heatmap_size(model, shapes, datasets, example) -> None:
+  """Tells the data which size of heatmaps the model decodes."""
+  outputs = jax.eval_shape(
+      lambda v, b: model.apply(
+          v, b, dataset=model.classes[0][0], train=False
+      ),
+      shapes.variables(),
+      example,
+  )
+  sides = {
+      part.heatmap_logits.shape[-2]
+      for part in (outputs.body, outputs.face)
+      if part is not None and part.heatmap_logits is not None
+  }
+  for data in datasets.values():
+    with data.unlocked():
+      if not sides:
+        data.targets = 'device'  # Nothing for the host to render.
+        continue
+      (side,) = sides
+      if data.heatmap_size not in (0, side):
+        raise ValueError(
+            f'config.data.heatmap_size is {data.heatmap_size}, the model '
+            f'decodes {side} (0 takes it from the model)'
+        )
+      data.heatmap_size = side
