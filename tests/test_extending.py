@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures('standard_promotion')
 def written(tmp_path, monkeypatch):
   """Each Python block in the file that its first line names."""
   blocks = re.findall(r'```python\n# (\S+)\n(.*?)```', TEXT.read_text(), re.S)
-  assert len(blocks) == 5
+  assert len(blocks) == 12
   for name, code in blocks:
     (tmp_path / name).write_text(code)
   monkeypatch.syspath_prepend(tmp_path)
@@ -57,3 +57,49 @@ def test_decoder(written, tmp_path):
   table = (tmp_path / 'run' / 'parameters.txt').read_text()
   assert 'face_decoder/Conv_1/kernel' in table
   assert row['face_heatmap'] > 0 and row['face_heatmap_mse'] > 0
+
+
+def test_metric(written, tmp_path):
+  recipe = importlib.import_module('with_my_metric')
+  config = recipe.get_config('tiny')
+  config.checkpoint.update(best_metric='confidence', best_mode='min')
+  row = run(config, tmp_path / 'run')
+  assert row['split'] == 'val' and 1 / 3 <= row['confidence'] <= 1
+  # It is reported, and not a part of the loss.
+  terms = json.loads((tmp_path / 'run' / 'config.json').read_text())['losses']
+  weighted = sum(row[name] * terms[name]['weight'] for name in terms
+                 if name in row and name != 'kl')  # fmt: skip
+  assert row['loss'] == pytest.approx(weighted, rel=1e-3)
+
+
+def test_head(written, tmp_path):
+  config = group_scenes.get_config('tiny')
+  config.model.head.name = 'my_heads:PresenceHead'
+  row = run(config, tmp_path / 'run')
+  table = (tmp_path / 'run' / 'parameters.txt').read_text()
+  assert 'head_group_scenes/Dense_1/kernel' in table
+  assert 'accuracy' in row
+
+
+def test_optimizer(written, tmp_path):
+  recipe = importlib.import_module('with_my_optimizer')
+  config = recipe.get_config('tiny')
+  assert run(config, tmp_path / 'run')['loss'] > 0
+  with config.unlocked():
+    config.optim.kwargs.mass = 1.0
+  with pytest.raises(ValueError, match=r'config\.optim\.name.*mass'):
+    run(config, tmp_path / 'other')
+
+
+def test_optimizer_of_optax(tmp_path):
+  config = group_scenes.get_config('tiny')
+  config.optim.name = 'optax:lion'
+  assert run(config, tmp_path / 'run')['loss'] > 0
+
+
+def test_dataset(written, tmp_path):
+  recipe = importlib.import_module('with_my_dataset')
+  row = run(recipe.get_config('tiny'), tmp_path / 'run')
+  classes = json.loads((tmp_path / 'run' / 'classes.json').read_text())
+  assert classes == {'squares': ['one', 'two']}
+  assert row['examples'] == 24 and 'recall_two' in row

@@ -36,8 +36,11 @@ class Checkpoints:
     """
     self.directory = epath.Path(workdir) / 'checkpoints'
     metric = settings.best_metric
-    # Metrics that say "the lower, the better".
-    sign = -1.0 if metric == 'loss' or metric.endswith('_mse') else 1.0
+    mode = settings.get('best_mode', 'auto')
+    if mode == 'auto':
+      lower = metric == 'loss' or metric.endswith('_mse')
+      mode = 'min' if lower else 'max'
+    sign = -1.0 if mode == 'min' else 1.0
     self._score = lambda metrics: sign * metrics[metric]
     self._metric = metric
     policies = [keep.LatestN(settings.keep_latest)]

@@ -1,8 +1,12 @@
-"""From the config to an optax chain."""
+"""The optimizer of a config, as an optax chain."""
+
+from collections.abc import Callable
 
 import jax
 import optax
 from ml_collections import ConfigDict
+
+from vemd_jax import import_path
 
 
 def make_schedule(optim: ConfigDict, steps: int) -> optax.Schedule:
@@ -29,31 +33,75 @@ def make_schedule(optim: ConfigDict, steps: int) -> optax.Schedule:
   return optax.join_schedules([rise, after], [warmup])
 
 
-def make_optimizer(
-    optim: ConfigDict, steps: int
-) -> optax.GradientTransformation:
-  """Clipping, then Adam or AdamW with the schedule.
-
-  Weight decay acts on kernels and embeddings, not on norms and biases.
+def adam(
+    optim: ConfigDict, schedule: optax.Schedule
+) -> tuple[optax.GradientTransformation, ...]:
+  """Adam.
 
   Args:
     optim: `config.optim`.
+    schedule: step -> learning rate.
+
+  Returns:
+    Transformations to be chained. (A chain of its own would nest the optimizer
+    state, and checkpoints of earlier versions could not be resumed.)
+  """
+  return (
+      optax.scale_by_adam(b1=optim.b1, b2=optim.b2),
+      optax.scale_by_learning_rate(schedule),
+  )
+
+
+def adamw(
+    optim: ConfigDict, schedule: optax.Schedule
+) -> tuple[optax.GradientTransformation, ...]:
+  """AdamW; the decay acts on kernels and embeddings, not on norms and biases.
+
+  Args:
+    optim: `config.optim`.
+    schedule: step -> learning rate.
+
+  Returns:
+    Transformations to be chained.
+  """
+  return (
+      optax.scale_by_adam(b1=optim.b1, b2=optim.b2),
+      optax.add_decayed_weights(
+          optim.weight_decay,
+          mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
+      ),
+      optax.scale_by_learning_rate(schedule),
+  )
+
+
+OPTIMIZERS: dict[str, Callable] = {'adam': adam, 'adamw': adamw}
+
+
+def make_optimizer(
+    optim: ConfigDict, steps: int
+) -> optax.GradientTransformation:
+  """Clipping by the global norm, then the optimizer with its schedule.
+
+  Args:
+    optim: `config.optim`; `name` is a key of `OPTIMIZERS`, or the import path
+      of a function such as `optax:lion`, which is called with `learning_rate`
+      (the schedule) and `optim.kwargs`.
     steps: of the whole run.
 
   Returns:
     The transformation.
+
+  Raises:
+    ValueError: if there is no such optimizer, or its kwargs do not fit.
   """
   schedule = make_schedule(optim, steps)
-  chain = []
-  if optim.clip:
-    chain.append(optax.clip_by_global_norm(optim.clip))
-  chain.append(optax.scale_by_adam(b1=optim.b1, b2=optim.b2))
-  if optim.name == 'adamw':
-    chain.append(
-        optax.add_decayed_weights(
-            optim.weight_decay,
-            mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
-        )
-    )
-  chain.append(optax.scale_by_learning_rate(schedule))
-  return optax.chain(*chain)
+  make = import_path.find(optim.name, OPTIMIZERS, 'config.optim.name')
+  if import_path.is_path(optim.name):
+    try:
+      core = (make(learning_rate=schedule, **optim.kwargs),)
+    except TypeError as error:
+      raise ValueError(f'config.optim.name {optim.name!r}: {error}') from error
+  else:
+    core = make(optim, schedule)
+  clip = [optax.clip_by_global_norm(optim.clip)] if optim.clip else []
+  return optax.chain(*clip, *core)

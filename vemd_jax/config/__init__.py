@@ -7,7 +7,13 @@ recipes import this package; the pieces below get the values that they need.
 
 from vemd_jax.config.checks import MODES, active_losses, check, datasets
 from vemd_jax.config.command_line import parse_flags
-from vemd_jax.config.defaults import LABELLED, default, for_dataset, loss
+from vemd_jax.config.defaults import (
+    LABELLED,
+    default,
+    for_dataset,
+    loss,
+    metric,
+)
 from vemd_jax.config.files import load, save
 from vemd_jax.config.options import (
     DECODERS,
@@ -31,6 +37,7 @@ __all__ = [
     'laptop',
     'load',
     'loss',
+    'metric',
     'parse_flags',
     'reference',
     'save',

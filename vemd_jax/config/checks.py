@@ -4,9 +4,19 @@ import difflib
 
 from ml_collections import ConfigDict
 
+from vemd_jax import import_path, optim
 from vemd_jax.config.options import DECODERS, VARIANTS
+from vemd_jax.data import sources
 from vemd_jax.models import layers
 
+# Keys that also take an import path, package.module:name.
+IMPORTABLE = (
+    'data.source',
+    'model.encoder.name',
+    'model.decoder',
+    'model.head.name',
+    'optim.name',
+)
 MODES = ('train', 'evaluate', 'both')
 
 
@@ -37,13 +47,16 @@ def datasets(config: ConfigDict) -> dict[str, ConfigDict]:
 
 
 def active_losses(config: ConfigDict) -> dict[str, dict]:
-  """The loss terms that the model of this config has a place for.
+  """The loss terms that apply to the model of this config, and the metrics.
 
   Args:
     config: the whole config.
 
   Returns:
-    Name -> entry, without the field `decoder`.
+    Name -> entry, without the field `decoder`; metrics have the weight 0.
+
+  Raises:
+    ValueError: if a metric has the name of a loss term.
   """
   model = config.model
   active = {}
@@ -63,6 +76,12 @@ def active_losses(config: ConfigDict) -> dict[str, dict]:
       continue
     if entry['weight']:
       active[name] = entry
+  for name, entry in config.metrics.items():
+    if name in active:
+      raise ValueError(
+          f'config.metrics.{name}: a loss term has this name; expected another'
+      )
+    active[name] = {**entry.to_dict(), 'weight': 0.0}
   return active
 
 
@@ -88,15 +107,17 @@ def check(config: ConfigDict) -> None:
       'model.person_query.st_gcn': ('none', 'graph', 'reference'),
       'model.fusion.method': ('concat', 'attention', 'gated'),
       'model.fusion.audio': ('none', 'embedding', 'mel'),
-      'data.source': ('group_scenes', 'folder', 'tfds'),
+      'model.head.name': ('frame_transformer',),
+      'data.source': tuple(sources.SOURCES),
       'data.targets': ('device', 'host'),
       'data.empty_annotation': ('mask', 'nobody'),
-      'optim.name': ('adam', 'adamw'),
+      'optim.name': tuple(optim.OPTIMIZERS),
+      'checkpoint.best_mode': ('auto', 'max', 'min'),
       'optim.schedule': ('constant', 'cosine', 'linear'),
   }
   for key, allowed in choices.items():
     value = _get(config, key)
-    if key == 'model.decoder' and ':' in value:
+    if key in IMPORTABLE and import_path.is_path(value):
       continue
     if value not in allowed:
       near = difflib.get_close_matches(str(value), allowed, 1)

@@ -23,9 +23,12 @@ def default() -> ConfigDict:
 
   config.data = ConfigDict({
       'name': 'group_scenes',
-      # group_scenes | folder | tfds (what vemd_jax.data.prepare writes)
+      # group_scenes | folder | tfds (what vemd_jax.data.prepare writes), or
+      # package.module:function, called with these settings and a split.
       'source': 'group_scenes',
       'root': '',
+      # Settings of a source of your own.
+      'source_kwargs': {},
       # In order; () takes them from the data.
       'classes': (),
       'train_split': 'train',
@@ -134,6 +137,8 @@ def default() -> ConfigDict:
           'st_gcn': 'none',
       },
       'head': {
+          # frame_transformer, or package.module:Class.
+          'name': 'frame_transformer',
           'positions': 'sinusoidal',
           'mlp_dim': 2048,
           'width': 512,
@@ -174,8 +179,15 @@ def default() -> ConfigDict:
       'kl': loss('kl', 1e-4, warmup_steps=1000, free_bits=0.0),
   })
 
+  # Reported with the metrics and not trained on: name -> entry with fn and
+  # kwargs, as in config.losses; a term of vemd_jax.losses or of your own.
+  config.metrics = ConfigDict()
+
   config.optim = ConfigDict({
+      # adam | adamw, or package.module:function such as optax:lion, called
+      # with learning_rate and the kwargs.
       'name': 'adam',
+      'kwargs': {},
       'learning_rate': 1e-4,
       # constant | cosine | linear, after a linear warm-up.
       'schedule': 'constant',
@@ -205,6 +217,8 @@ def default() -> ConfigDict:
       'keep_latest': 1,
       'keep_best': 1,
       'best_metric': 'accuracy',
+      # max | min; auto: min for the loss and squared errors, else max.
+      'best_mode': 'auto',
       # Workdir of another run to go on from.
       'resume': '',
       # Weights to start from: files of vemd_jax.models.torch_import, workdirs.
@@ -254,6 +268,19 @@ def loss(
       'start_step': start_step,
       'kwargs': kwargs,
   })
+
+
+def metric(fn: str, **kwargs) -> ConfigDict:
+  """One entry of `config.metrics`.
+
+  Args:
+    fn: name of a function in `vemd_jax.losses`, or `package.module:function`.
+    **kwargs: passed to the function.
+
+  Returns:
+    The entry.
+  """
+  return ConfigDict({'fn': fn, 'kwargs': kwargs})
 
 
 def for_dataset(name: str) -> ConfigDict:

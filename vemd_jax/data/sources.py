@@ -4,12 +4,13 @@ import functools
 import json
 import pathlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from absl import logging
 
+from vemd_jax import import_path
 from vemd_jax.data import datasets, transforms, vit_features
 
 Batch = dict[str, np.ndarray]
@@ -20,11 +21,12 @@ Settings = Any
 def make_source(data: Settings, split: str):
   """Opens a split of a dataset.
 
-  Asked again for the same data it gives the same source, with what that keeps
-  in memory, as long as the files that list the data have not changed.
+  A second call for the same data returns the same source, with the samples that
+  it holds in memory, as long as the files that list the data have not changed.
 
   Args:
-    data: `config.data`.
+    data: `config.data`; `source` is a key of `SOURCES`, or the import path of a
+      function that is called with these settings and the split.
     split: 'train', 'val', 'test', or 'holdout', the share `data.holdout` of
       'train' that is set apart. Without a `data.val_split`, 'val' is that, too.
 
@@ -36,10 +38,7 @@ def make_source(data: Settings, split: str):
     FileNotFoundError: if the data are not there.
     ValueError: if there is no such split, or the data make no sense.
   """
-  if data.source not in _SOURCES:
-    raise ValueError(
-        f'data.source is {data.source!r}, expected one of {", ".join(_SOURCES)}'
-    )
+  make = import_path.find(data.source, SOURCES, 'config.data.source')
   if split == 'val' and not data.val_split and data.source != 'group_scenes':
     split = 'holdout'
   if split not in ('train', 'val', 'test', 'holdout'):
@@ -62,11 +61,13 @@ def make_source(data: Settings, split: str):
   settings = {key: getattr(data, key) for key in _SOURCE_SETTINGS}
   if data.source == 'group_scenes':
     settings['group_scenes'] = plain(data.group_scenes)
-  if not (data.cache or data.vit_dim):
+  if import_path.is_path(data.source):
+    settings = plain(data)
+  elif not (data.cache or data.vit_dim):
     del settings['image_size'], settings['grayscale']
   settings = json.dumps(settings, sort_keys=True)
   with _opening:
-    return _open(settings, split, tuple(stamps))
+    return _open(make, settings, split, tuple(stamps))
 
 
 _opening = threading.Lock()
@@ -87,11 +88,11 @@ _SOURCE_SETTINGS = (
 
 
 @functools.lru_cache(maxsize=32)
-def _open(settings: str, split: str, stamps: tuple):
-  """Opens a source; the arguments say all that it depends on."""
+def _open(make: Callable, settings: str, split: str, stamps: tuple):
+  """Opens a source; the arguments are all that it depends on."""
   del stamps
   data = _Settings(json.loads(settings))
-  source = _SOURCES[data.source](data, split)
+  source = make(data, split)
   if not len(source):
     raise ValueError(f'{data.name}: split {split!r} is empty')
   if data.vit_dim:
@@ -112,10 +113,13 @@ class _Settings:
 
 
 def plain(settings: Settings) -> dict[str, Any]:
-  """Settings that are not nested, as a dict."""
+  """Settings as a dict, nested ones too."""
   if hasattr(settings, 'to_dict'):
     return settings.to_dict()
-  return dict(vars(settings))
+  return {
+      key: plain(value) if isinstance(value, _Settings) else value
+      for key, value in vars(settings).items()
+  }
 
 
 def _group_scenes(data: Settings, split: str):
@@ -216,7 +220,8 @@ def _prepared(data: Settings, split: str):
   return source
 
 
-_SOURCES = {
+# Name -> function of (settings, split) that opens a source.
+SOURCES = {
     'group_scenes': _group_scenes,
     'folder': _folder,
     'tfds': _prepared,

@@ -196,6 +196,9 @@ def total(
           f'losses.{term.name}: values {jnp.shape(values)} and mask'
           f' {jnp.shape(mask)}, expected {shape} both'
       )
+    if not term.weight:
+      # Reported only: no gradient is computed for it.
+      values = jax.lax.stop_gradient(values)
     # Padding never counts, whatever a term says, and what is masked may be
     # anything, NaN included: its gradient is cut here.
     mask = f32(mask) * f32(batch['mask'])

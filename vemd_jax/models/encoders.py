@@ -218,8 +218,9 @@ def make_encoder(
     raise ValueError(
         f"encoder.token_order {token_order!r} is neither 'grid' nor 'reference'"
     )
-  if ':' in name:
-    return import_path.load(name, 'encoder.name')(dim=dim, dtype=dtype)
+  if import_path.is_path(name):
+    make = import_path.load(name, 'config.model.encoder.name')
+    return make(dim=dim, dtype=dtype)
   if name == 'residual':
     return ResidualEncoder(width, blocks, stem_stride, dim, dtype)
   if name in RESNETS:

@@ -94,7 +94,11 @@ class VEMD(nn.Module):
     heatmap: fields of `HeatmapDecoder`.
     person_query: fields of `PersonQueryDecoder`, and st_gcn: 'none', or the
       order of `STGCN` between decoder and emotion head.
-    head: fields of `EmotionHead`.
+    head: fields of `EmotionHead`, and name: 'frame_transformer' (that head), or
+      `package.module:Class` of a module with the fields `num_classes` and
+      `dtype`, called as `(latents, structures, modalities, train=...)` with
+      part -> `Structure` in 've_md_sr', that gives the logits and the weight of
+      each frame (or None).
     fusion: method, audio ('none', 'embedding', 'mel'), text (bool), dim,
       modality_dropout; see `Fusion`.
     classes: (dataset, number of classes) pairs; 0 for no emotion head.
@@ -137,7 +141,7 @@ class VEMD(nn.Module):
       latent = GaussianLatent(self.latent['deterministic'], dtype)
       setattr(self, f'latent_{i}', latent)
     for part in self._decoded():
-      if ':' in self.decoder:
+      if import_path.is_path(self.decoder):
         make = import_path.load(self.decoder, 'config.model.decoder')
         decoder = make(part=part, dtype=dtype)
       elif self.decoder == 'heatmap':
@@ -159,16 +163,21 @@ class VEMD(nn.Module):
     idle = ()
     if self.decoder == 'heatmap':
       idle = tuple(p for p in PARTS if p not in self.parts)
+    options = {k: v for k, v in self.head.items() if k != 'name'}
     for name, count in emotions.items():
-      head = emotion_head.EmotionHead(
-          num_classes=count,
-          **self.head,
-          idle=idle,
-          modalities=self._modality_names(),
-          fusion_method=self.fusion['method'],
-          fusion_dim=self.fusion['dim'],
-          dtype=dtype,
-      )
+      if self._has_own_head():
+        make = import_path.load(self.head['name'], 'config.model.head.name')
+        head = make(num_classes=count, dtype=dtype)
+      else:
+        head = emotion_head.EmotionHead(
+            num_classes=count,
+            **options,
+            idle=idle,
+            modalities=self._modality_names(),
+            fusion_method=self.fusion['method'],
+            fusion_dim=self.fusion['dim'],
+            dtype=dtype,
+        )
       setattr(self, f'head_{name}', head)
       if self.vit['name'] != 'none':
         setattr(self, f'vit_projection_{name}', _GridProjection(dtype))
@@ -200,7 +209,8 @@ class VEMD(nn.Module):
     image = batch['image']
     grid = image.shape[:2]
     image = image.reshape(-1, *image.shape[2:])  # [N, H, W, 3]
-    # All heads are born together, then only the dataset's own one runs.
+    # Initialization creates the heads of all datasets; later only the
+    # dataset's own head runs.
     names = [dataset] if counts[dataset] else []
     if self.is_initializing():
       names += [n for n, count in self.classes if count and n != dataset]
@@ -233,10 +243,12 @@ class VEMD(nn.Module):
         features = jax.lax.stop_gradient(features)
       sr_inputs = {}
       if self.variant == 've_md_sr':
-        sr_inputs = {
-            part: self._sr_input(part, structure, train)
-            for part, structure in structures.items()
-        }
+        sr_inputs = structures
+        if not self._has_own_head():
+          sr_inputs = {
+              part: self._sr_input(part, structure, train)
+              for part, structure in structures.items()
+          }
       modalities = self._modalities(batch, train)
       results = [
           self._classify(n, latents, features, sr_inputs, modalities, train)
@@ -273,6 +285,9 @@ class VEMD(nn.Module):
     pooled, _ = self.trunk(normalize(image, self.vit['normalization']))
     return pooled.reshape(*grid, -1)
 
+  def _has_own_head(self) -> bool:
+    return import_path.is_path(self.head.get('name', ''))
+
   def _decoded(self) -> tuple[str, ...]:
     """Parts with a decoder, in the order of joining."""
     if self.variant == 've_sd':
@@ -282,6 +297,7 @@ class VEMD(nn.Module):
   def _uses_st_gcn(self) -> bool:
     return (
         self.variant == 've_md_sr'
+        and not self._has_own_head()
         and self.decoder == 'person_query'
         and self.person_query['st_gcn'] != 'none'
     )
@@ -375,7 +391,12 @@ class VEMD(nn.Module):
         *(
             ('decoder', name, ('heatmap', 'person_query'))
             for name in (self.decoder,)
-            if ':' not in name
+            if not import_path.is_path(name)
+        ),
+        *(
+            ('head.name', name, ('frame_transformer',))
+            for name in (self.head.get('name', 'frame_transformer'),)
+            if not import_path.is_path(name)
         ),
         ('num_encoders', self.num_encoders, (1, 2)),
         ('fusion.audio', self.fusion['audio'], ('none', 'embedding', 'mel')),
