@@ -7,6 +7,8 @@ os.environ['XLA_FLAGS'] = (
     + ' --xla_force_host_platform_device_count=8'
 )
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+# See vemd_jax.devices: threads for collectives of 8 devices on fewer cores.
+os.environ.setdefault('PJRT_NPROC', '32')
 # Most of the time here goes into compiling; processes that tests start inherit
 # this, so that they end with the same bits.
 os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'

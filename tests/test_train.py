@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from configs import group_scenes
-from vemd_jax import main, sharding, train, weights
 from vemd_jax import run as run_lib
+from vemd_jax import sharding, train, weights
 
 MAKE_MESH = sharding.make_mesh
 ROOT = pathlib.Path(__file__).parents[1]
@@ -146,20 +146,6 @@ def test_one_device_and_eight_give_the_same_loss(tmp_path):
   for key in ('loss', 'grad_norm', 'param_norm'):
     np.testing.assert_allclose(eight[key], one[key], rtol=2e-4, err_msg=key)
   np.testing.assert_allclose(eight['loss'], one['loss'], rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ('cores', 'batch', 'evaluation', 'devices'),
-    [(2, 16, 50, 2), (1, 16, 16, 1), (6, 16, 32, 4), (64, 32, 32, 8),
-     (4, 15, 32, 1)],
-)  # fmt: skip
-def test_a_cpu_is_split_where_the_batches_divide(
-    monkeypatch, cores, batch, evaluation, devices
-):
-  monkeypatch.setattr(os, 'cpu_count', lambda: cores)
-  monkeypatch.setattr(os, 'process_cpu_count', lambda: cores, raising=False)
-  config = tiny(**{'batch_size': batch, 'eval.batch_size': evaluation})
-  assert main._cpu_devices(config) == devices
 
 
 def test_moving_average_forgets_the_first_parameters(tmp_path):

@@ -116,7 +116,6 @@ def _tiny(config: ConfigDict) -> None:
   config.steps = 4
   config.batch_size = 8
   config.eval.update(every=2, batch_size=8, pictures=2)
-  config.checkpoint.every = 2
   config.log_every = 1
   for data in (config.data, *config.mixture.values()):
     data.update({

@@ -1,0 +1,151 @@
+"""How many CPUs a process may use, and how many devices they become."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from vemd_jax import devices
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize(
+    ('cpus', 'batches', 'fsdp', 'expected'),
+    [
+        (2, (16, 50), 1, 2),
+        (1, (16, 16), 1, 1),
+        (6, (16, 32), 1, 4),
+        (64, (32, 32), 1, 8),
+        (4, (15, 32), 1, 1),
+        # As many as the mesh asks for, even on fewer cores.
+        (1, (16, 16), 2, 2),
+        (3, (16, 16), 2, 2),
+        (8, (16, 16), 4, 8),
+    ],
+)
+def test_a_cpu_is_split_where_the_batches_divide(
+    monkeypatch, cpus, batches, fsdp, expected
+):
+  monkeypatch.setattr(devices, 'usable_cpus', lambda: cpus)
+  assert devices.cpu_devices(batches, fsdp) == expected
+
+
+@pytest.mark.parametrize(
+    ('files', 'own', 'expected'),
+    [
+        ({}, '', 8),
+        ({'cpu.max': 'max 100000'}, '0::/\n', 8),
+        ({'cpu.max': '250000 100000'}, '0::/\n', 2),
+        ({'cpu.max': '50000 100000'}, '0::/\n', 1),
+        # The quota of a parent holds, too.
+        (
+            {'job/cpu.max': '300000 100000', 'job/a/cpu.max': 'max 1'},
+            '0::/job/a\n',
+            3,
+        ),
+        # Version 1.
+        (
+            {
+                'cpu/x/cpu.cfs_quota_us': '400000',
+                'cpu/x/cpu.cfs_period_us': '100000',
+            },
+            '5:memory:/y\n4:cpu,cpuacct:/x\n',
+            4,
+        ),
+        ({'cpu.max': 'nonsense'}, '0::/\n', 8),
+    ],
+)  # fmt: skip
+def test_quota_of_a_container(tmp_path, monkeypatch, files, own, expected):
+  for name, text in files.items():
+    (tmp_path / 'fs' / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / 'fs' / name).write_text(text + '\n')
+  (tmp_path / 'own').write_text(own)
+  monkeypatch.setattr(devices, '_CGROUPS', tmp_path / 'fs')
+  monkeypatch.setattr(devices, '_OWN_CGROUPS', tmp_path / 'own')
+  monkeypatch.setattr(
+      os, 'sched_getaffinity', lambda pid: set(range(8)), raising=False
+  )
+  assert devices.usable_cpus() == expected
+
+
+def run(workdir, *arguments, cores=None):
+  """The command line in a process of its own."""
+
+  def pin():
+    if cores:
+      os.sched_setaffinity(0, cores)
+
+  environment = {k: v for k, v in os.environ.items()
+                 if k not in ('XLA_FLAGS', 'PJRT_NPROC')}  # fmt: skip
+  return subprocess.run(
+      [
+          sys.executable, '-m', 'vemd_jax.main', f'--workdir={workdir}',
+          '--config=configs/group_scenes.py:tiny', '--config.steps=20',
+          '--config.eval.every=10', '--mode=train', *arguments,
+      ],
+      cwd=ROOT, env=environment, preexec_fn=pin, capture_output=True,
+      text=True, timeout=300, check=False,
+  )  # fmt: skip
+
+
+pinned = pytest.mark.skipif(
+    not hasattr(os, 'sched_setaffinity'), reason='no affinity on this system'
+)
+
+
+@pinned
+def test_a_run_that_is_pinned_to_one_core_ends(tmp_path):
+  core = min(os.sched_getaffinity(0))
+  process = run(tmp_path, cores={core})
+  assert process.returncode == 0, process.stderr
+  assert (tmp_path / 'checkpoints' / '20').exists()
+
+
+@pinned
+def test_two_devices_end_on_one_core(tmp_path):
+  core = min(os.sched_getaffinity(0))
+  process = run(tmp_path, '--config.mesh.fsdp=2', cores={core})
+  assert process.returncode == 0, process.stderr
+  assert (tmp_path / 'checkpoints' / '20').exists()
+
+
+COLLECTIVES = """
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec as P
+from vemd_jax import devices, sharding
+
+devices.set_up((8,), 2, False)
+mesh = sharding.make_mesh(1, 2)
+x = jax.device_put(jnp.ones((64, 64, 64)), NamedSharding(mesh, P('fsdp')))
+w = jax.device_put(jnp.full((64, 64), 0.01), sharding.replicated(mesh))
+
+@jax.jit
+def reduce(x, w):
+  for _ in range(20):
+    w = w + 1e-6 * jnp.einsum('abc,abd->cd', x, jnp.tanh(x @ w))
+  return w
+
+total = jax.jit(lambda x, w: (x @ w).sum())
+for _ in range(60):
+  w, s = reduce(x, w), total(x, w)
+jax.block_until_ready((w, s))
+print('ended')
+"""
+
+
+@pinned
+def test_collectives_have_threads(tmp_path):
+  """Without more threads than cores this aborts after 40 s."""
+  environment = {k: v for k, v in os.environ.items()
+                 if k not in ('XLA_FLAGS', 'PJRT_NPROC')}  # fmt: skip
+  core = min(os.sched_getaffinity(0))
+  process = subprocess.run(
+      [sys.executable, '-c', COLLECTIVES],
+      cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300,
+      preexec_fn=lambda: os.sched_setaffinity(0, {core}), check=False,
+  )  # fmt: skip
+  assert process.stdout == 'ended\n', process.stderr[-2000:]
