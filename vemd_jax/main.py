@@ -1,4 +1,11 @@
-"""Trains and evaluates: `python -m vemd_jax.main --config=… --workdir=…`."""
+r"""Trains a recipe and evaluates it.
+
+  python -m vemd_jax.main --config=configs/group_scenes.py --workdir=RUN
+
+Called again with the same arguments it resumes a run that was stopped. A
+recipe's options follow a colon (configs/folder.py:tiny,ve_md), and every value
+of the config can be set: --config.optim.learning_rate=3e-4.
+"""
 
 import logging as logging_lib
 import sys
@@ -16,15 +23,15 @@ _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'A recipe, such as configs/folder.py:tiny.'
 )
 _WORKDIR = flags.DEFINE_string(
-    'workdir', None, 'Where the run keeps what it makes; also gs:// paths.'
+    'workdir', None, 'Folder for checkpoints, metrics and pictures; also a gs:// path.'
 )
 _MODE = flags.DEFINE_enum(
-    'mode', None, config_lib.MODES, 'Instead of config.mode.'
+    'mode', None, config_lib.MODES, 'What to do, instead of config.mode.'
 )
 _DISTRIBUTED = flags.DEFINE_bool(
     'distributed',
     None,
-    'Start jax.distributed; by default wherever a cluster is recognised.',
+    'Start jax.distributed; by default wherever a cluster is found.',
 )
 
 
@@ -45,7 +52,7 @@ def main(argv: list[str]) -> None:
   try:
     train.train_and_evaluate(config, workdir)
   except (ValueError, OSError, FloatingPointError) as error:
-    # One line says what is wrong; the traceback is for who needs it.
+    # The message is one line; the traceback goes to a file.
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / 'traceback.txt').write_text(traceback.format_exc())
     line = ' '.join(str(error).split())

@@ -1,0 +1,8 @@
+"""`python -m vemd_jax` is the console program `vemd`."""
+
+import sys
+
+from vemd_jax.cli import main
+
+if __name__ == '__main__':
+  sys.exit(main())

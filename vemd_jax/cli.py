@@ -1,0 +1,111 @@
+"""The console program `vemd`: every program of this package under one name."""
+
+import runpy
+import sys
+from collections.abc import Sequence
+
+# Command -> (module, what it does, an example).
+COMMANDS = {
+    'train': (
+        'vemd_jax.main',
+        'train and evaluate a recipe, or resume a run',
+        'vemd train --config=configs/group_scenes.py --workdir=RUN',
+    ),
+    'predict': (
+        'vemd_jax.predict',
+        'tell the group emotion of photographs, folders or videos',
+        'vemd predict --workdir=RUN PHOTO.jpg',
+    ),
+    'annotate': (
+        'vemd_jax.data.annotate',
+        'find bodies and faces in your own pictures',
+        'vemd annotate --data=DIR --preview=PREVIEW',
+    ),
+    'prepare': (
+        'vemd_jax.data.prepare',
+        'make a dataset, as its owners hand it out, ready for training',
+        'vemd prepare gaf3 --source=GAF3.0_Original --out=DATA',
+    ),
+    'cache': (
+        'vemd_jax.cache_features',
+        "cache the frozen ViT's features of a dataset",
+        'vemd cache --config=configs/gaf3.py --config.data.root=DATA',
+    ),
+    'audio': (
+        'vemd_jax.data.audio',
+        'cache the spectrograms of a dataset of clips',
+        'vemd audio --data=DIR',
+    ),
+    'text': (
+        'vemd_jax.data.text',
+        'cache the embeddings of transcripts',
+        'vemd text --data=DIR --model=MINILM',
+    ),
+    'import': (
+        'vemd_jax.models.torch_import',
+        'convert PyTorch weights into a folder that a run can start from',
+        'vemd import CHECKPOINT --config=configs/reference.py:heatmap '
+        '--out=WEIGHTS',
+    ),
+    'folds': (
+        'vemd_jax.folds',
+        'average the results of several runs',
+        'vemd folds RUNS/fold_*',
+    ),
+    'scenes': (
+        'vemd_jax.data.group_scenes',
+        'draw a sheet of samples of the embedded dataset',
+        'vemd scenes --out=SHEET.jpg',
+    ),
+}
+
+
+def usage() -> str:
+  """What `vemd` prints without a command."""
+  width = max(map(len, COMMANDS))
+  lines = [
+      'usage: vemd COMMAND [ARGUMENTS]',
+      '',
+      'Group emotion recognition with VE-MD. Commands:',
+      '',
+      *(f'  {name:{width}}  {what}' for name, (_, what, _) in COMMANDS.items()),
+      '',
+      'vemd COMMAND --help shows the arguments of a command. Examples:',
+      '',
+      *(f'  {example}' for _, _, example in COMMANDS.values()),
+  ]
+  return '\n'.join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs a command.
+
+  Args:
+    argv: command and its arguments; default those of the process.
+
+  Returns:
+    0 after the help, 2 for an unknown command; a command exits by itself.
+  """
+  argv = list(sys.argv[1:] if argv is None else argv)
+  if not argv or argv[0] in ('-h', '--help', 'help'):
+    print(usage())
+    return 0
+  name, *arguments = argv
+  if name not in COMMANDS:
+    print(
+        f'error: vemd has no command {name!r}, expected one of '
+        f'{", ".join(COMMANDS)}',
+        file=sys.stderr,
+    )
+    return 2
+  module = COMMANDS[name][0]
+  # As `python -m MODULE ARGUMENTS` does it: recipes import one another from the
+  # folder where the command is given.
+  sys.path.insert(0, '')
+  sys.argv = [name, *arguments]
+  runpy.run_module(module, run_name='__main__', alter_sys=True)
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())
