@@ -7,7 +7,7 @@ Pretrains encoder and decoders; configs/gaf3.py starts from it with
   python -m vemd_jax.main --config=configs/coco.py --config.data.root=COCO \
       --workdir=W
 
-Words: heatmap, person_query, reference, tiny.
+Options: heatmap, person_query, reference, tiny.
 """
 
 from vemd_jax import config as config_lib

@@ -12,7 +12,7 @@ No number of VE-MD was found; HumanOmni has 82.46 WAR / 74.86 UAR, MAE-DFER
       --config.data.root=DATA --config.checkpoint.init_from="('STAGE1',)" \
       --workdir=W
 
-Words: ve_sd, ve_md, ve_md_sr; heatmap, person_query; reference (the authors'
+Options: ve_sd, ve_md, ve_md_sr; heatmap, person_query; reference (the authors'
 settings to the letter); cached (reads the ViT's features where
 vemd_jax.cache_features, with these arguments, has stored them); tiny.
 """

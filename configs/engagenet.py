@@ -14,7 +14,7 @@ educational institutions (medical and safety uses aside); see the README.
       --config.data.root=DATA --config.checkpoint.init_from="('STAGE1',)" \
       --workdir=W
 
-Words: ve_sd, ve_md, ve_md_sr; heatmap, person_query; reference (the authors'
+Options: ve_sd, ve_md, ve_md_sr; heatmap, person_query; reference (the authors'
 settings to the letter); cached (reads the ViT's features where
 vemd_jax.cache_features, with these arguments, has stored them); tiny.
 """

@@ -9,7 +9,7 @@ By default a size that trains on 2 CPU cores in about a quarter of an hour for
   python -m vemd_jax.main --config=configs/folder.py \
       --config.data.root=DIR --workdir=W
 
-Words: ve_sd, ve_md, ve_md_sr, person_query, full, tiny.
+Options: ve_sd, ve_md, ve_md_sr, person_query, full, tiny.
 """
 
 from vemd_jax import config as config_lib

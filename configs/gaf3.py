@@ -11,7 +11,7 @@ presumably Validation). For one 80 GB GPU or a TPU v5e-8.
       --config.data.root=DATA --config.checkpoint.init_from="('STAGE1',)" \
       --workdir=W
 
-Words: ve_sd, ve_md, ve_md_sr; heatmap, person_query; reference (the authors'
+Options: ve_sd, ve_md, ve_md_sr; heatmap, person_query; reference (the authors'
 settings to the letter); cached (reads the ViT's features where
 vemd_jax.cache_features, with these arguments, has stored them); tiny.
 """

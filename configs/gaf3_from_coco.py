@@ -12,7 +12,7 @@ stage 1; the heads are new. Published for GAF-3.0: 90.06 % accuracy (arXiv
       --config.data.root=GAF3 \
       --config.checkpoint.init_from="('PRETRAINED', 'STAGE1')" --workdir=W
 
-Words: ve_md, ve_md_sr; heatmap, person_query; tiny.
+Options: ve_md, ve_md_sr; heatmap, person_query; tiny.
 """
 
 from vemd_jax import config as config_lib

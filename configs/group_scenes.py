@@ -6,7 +6,7 @@ is 0.33 (benchmarks/RESULTS.md).
 
   python -m vemd_jax.main --config=configs/group_scenes.py --workdir=W
 
-Words: ve_sd, ve_md, ve_md_sr, person_query, tiny; `interaction` and
+Options: ve_sd, ve_md, ve_md_sr, person_query, tiny; `interaction` and
 `expression` leave only that cue; `full` is the paper's size. Relations are
 learned once the structure is known: start `interaction` from the demo's run,
 `--config.checkpoint.init_from="('W',)" --config.steps=4500`.

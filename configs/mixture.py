@@ -8,7 +8,7 @@ VGAF with audio (arXiv 2604.02397, abstract; splits not stated).
       --config.mixture.gaf3.root=GAF3 --config.mixture.vgaf.root=VGAF \
       --config.mixture.coco.root=COCO --workdir=W
 
-Words: ve_sd, ve_md, ve_md_sr; heatmap, person_query; reference; tiny.
+Options: ve_sd, ve_md, ve_md_sr; heatmap, person_query; reference; tiny.
 """
 
 from vemd_jax import config as config_lib

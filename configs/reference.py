@@ -10,7 +10,7 @@ number is 90.06 % accuracy (arXiv 2604.02397, abstract; split not stated).
       --config.data.root=GAF3 --config.checkpoint.init_from="('STAGE1',)" \
       --workdir=W
 
-Words: heatmap, person_query; ve_sd, ve_md, ve_md_sr; projected (the structure
+Options: heatmap, person_query; ve_sd, ve_md, ve_md_sr; projected (the structure
 through LayerNorm, Linear, ReLU); two_encoders; st_gcn; tiny.
 """
 

@@ -10,7 +10,7 @@ Published: 77.9 % accuracy with text (arXiv 2604.02397).
       --config.data.root=DATA --config.checkpoint.init_from="('STAGE1',)" \
       --workdir=W
 
-Words: ve_sd, ve_md, ve_md_sr; heatmap, person_query; reference (the authors'
+Options: ve_sd, ve_md, ve_md_sr; heatmap, person_query; reference (the authors'
 settings to the letter); cached (reads the ViT's features where
 vemd_jax.cache_features, with these arguments, has stored them); tiny.
 `text` fuses embeddings of the transcripts, `audio` the spectrogram.

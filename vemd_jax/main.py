@@ -23,7 +23,9 @@ _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'A recipe, such as configs/folder.py:tiny.'
 )
 _WORKDIR = flags.DEFINE_string(
-    'workdir', None, 'Folder for checkpoints, metrics and pictures; also a gs:// path.'
+    'workdir',
+    None,
+    'Folder for checkpoints, metrics and pictures; also a gs:// path.',
 )
 _MODE = flags.DEFINE_enum(
     'mode', None, config_lib.MODES, 'What to do, instead of config.mode.'

@@ -4,9 +4,10 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from etils import epath
@@ -16,9 +17,10 @@ from ml_collections import ConfigDict
 
 from vemd_jax import checkpoint, losses, optim, sharding
 from vemd_jax import config as config_lib
+from vemd_jax import rng as rng_lib
 from vemd_jax import state as state_lib
 from vemd_jax import step as step_lib
-from vemd_jax.data import pipeline, vit_features
+from vemd_jax.data import pipeline, sources, vit_features
 from vemd_jax.models import layers, vit
 from vemd_jax.models.vemd import VEMD
 from vemd_jax.state import TrainState
@@ -81,13 +83,97 @@ class Run:
       vit_features.features(data.root, **wanted)
 
 
+class Experiment(NamedTuple):
+  """What a researcher starts from; pure functions and arrays.
+
+  Attributes:
+    model: VEMD; `model.init` and `model.apply` are Linen's.
+    variables: freshly initialized, as `model.apply` takes them.
+    batch: the first training batch, with labels and key points.
+    loss: `(variables, batch, rng) -> scalar`, the weighted sum of the terms of
+      the config at step 0 of a training step; differentiable in `variables`.
+  """
+
+  model: nn.Module
+  variables: dict[str, Any]
+  batch: dict[str, jax.Array]
+  loss: Callable[..., jax.Array]
+
+
+def build(config: ConfigDict) -> Experiment:
+  """Model, initial variables, a batch and the loss of a config.
+
+  Args:
+    config: of a recipe.
+
+  Returns:
+    The parts; of several datasets, batch and loss are those of the first one
+    that is drawn.
+
+  Raises:
+    ValueError: for a config or data that cannot be used.
+    FileNotFoundError: if the data are not there.
+  """
+  config_lib.check(config)
+  config = config.copy_and_resolve_references()
+  datasets = config_lib.datasets(config)
+  opened = {n: sources.make_source(d, 'train') for n, d in datasets.items()}
+  model = _make_model(config, opened)
+  example = step_lib.example_batch(next(iter(datasets.values())))
+  keys = {'params': rng_lib.named(config.seed, 'params')}
+  variables = jax.jit(
+      functools.partial(model.init, dataset=model.classes[0][0], train=False)
+  )(keys, example)
+  _set_heatmap_size(model, variables, datasets, example)
+  batches = pipeline.train_batches(
+      datasets, config.batch_size, seed=config.seed
+  )
+  name, batch = next(iter(batches))
+  batch = {k: jnp.asarray(v) for k, v in batch.items() if k != 'unreadable'}
+  terms = losses.prepare(_with_class_weights(config, opened[name]))
+
+  def loss(variables, batch, rng):
+    outputs, _ = model.apply(
+        variables,
+        batch,
+        dataset=name,
+        train=True,
+        rngs={s: jax.random.fold_in(rng, i) for i, s in enumerate(streams)},
+        mutable=['batch_stats'],
+    )
+    batch = step_lib.add_targets(batch, outputs, config.data.sigma)
+    return losses.total(outputs, batch, rng, terms, 0)[0]
+
+  streams = rng_lib.STREAMS
+  return Experiment(model, variables, batch, loss)
+
+
+def _make_model(config: ConfigDict, opened: dict[str, Any]) -> VEMD:
+  return VEMD(
+      **config.model.to_dict(),
+      classes=tuple((n, len(s.classes)) for n, s in opened.items()),
+  )
+
+
 def set_up(config: ConfigDict, workdir: epath.Path) -> Run:
-  """Opens the data, builds the model and the steps, computes shardings."""
+  """Opens the data, builds the model and the steps, computes shardings.
+
+  Args:
+    config: the whole config.
+    workdir: of the run.
+
+  Returns:
+    The run, nothing of it trained yet.
+
+  Raises:
+    ValueError: for a config or data that cannot be used.
+    FileNotFoundError: if the data are not there.
+  """
   config_lib.check(config)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   datasets = config_lib.datasets(config)
-  sources = {n: pipeline.make_source(d, 'train') for n, d in datasets.items()}
-  classes = {n: tuple(s.classes) for n, s in sources.items()}
+  opened = {n: sources.make_source(d, 'train') for n, d in datasets.items()}
+  classes = {n: tuple(s.classes) for n, s in opened.items()}
   for name, names in classes.items():
     logging.info('%s: classes in order: %s', name, ', '.join(names) or 'none')
 
@@ -95,14 +181,11 @@ def set_up(config: ConfigDict, workdir: epath.Path) -> Run:
   epoch = pipeline.steps_per_epoch(datasets, local, jax.process_count())
   steps = config.steps or math.ceil(config.epochs * epoch)
 
-  model = VEMD(
-      **config.model.to_dict(),
-      classes=tuple((n, len(c)) for n, c in classes.items()),
-  )
+  model = _make_model(config, opened)
   optimizer = optim.make_optimizer(config.optim, steps)
   terms = {
       name: losses.prepare(_with_class_weights(config, source))
-      for name, source in sources.items()
+      for name, source in opened.items()
   }
   make_state = functools.partial(
       state_lib.create,
@@ -125,7 +208,7 @@ def set_up(config: ConfigDict, workdir: epath.Path) -> Run:
       shapes,
       shardings,
   )
-  _set_heatmap_size(model, shapes, datasets, example)
+  _set_heatmap_size(model, shapes.variables(), datasets, example)
 
   train_step = step_lib.make_train_step(
       model,
@@ -154,7 +237,7 @@ def set_up(config: ConfigDict, workdir: epath.Path) -> Run:
           step_lib.make_eval_step(model, terms, sigma=config.data.sigma),
           static_argnames='dataset',
       ),
-      # The parameters are born where they belong.
+          # Initialized on the devices where the parameters will stay.
       create=functools.partial(_create, make_state, shardings, example),
       target=target,
       checkpoints=checkpoint.Checkpoints(workdir, config.checkpoint),
@@ -162,7 +245,7 @@ def set_up(config: ConfigDict, workdir: epath.Path) -> Run:
 
 
 def _create(make_state, shardings, example) -> TrainState:
-  # Run once, and on the CPU compiling is all that it costs.
+  # It runs once; on the CPU compilation is nearly all of its cost.
   options = None
   if jax.default_backend() == 'cpu':
     options = {
@@ -196,13 +279,13 @@ def _with_class_weights(config: ConfigDict, source: Any) -> dict[str, dict]:
   return terms
 
 
-def _set_heatmap_size(model, shapes, datasets, example) -> None:
+def _set_heatmap_size(model, variables, datasets, example) -> None:
   """Tells the data which size of heatmaps the model decodes."""
   outputs = jax.eval_shape(
       lambda v, b: model.apply(
           v, b, dataset=model.classes[0][0], train=False
       ),
-      shapes.variables(),
+      variables,
       example,
   )
   sides = {
@@ -213,7 +296,7 @@ def _set_heatmap_size(model, shapes, datasets, example) -> None:
   for data in datasets.values():
     with data.unlocked():
       if not sides:
-        data.targets = 'device'  # Nothing for the host to render.
+        data.targets = 'device'  # The model decodes no heatmaps.
         continue
       (side,) = sides
       if data.heatmap_size not in (0, side):

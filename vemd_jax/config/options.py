@@ -5,8 +5,10 @@ Options are given after a colon: `--config=configs/folder.py:tiny,ve_sd`.
 
 from collections.abc import Callable, Mapping
 
+from etils import epath
 from ml_collections import ConfigDict
 
+from vemd_jax.config import files
 from vemd_jax.config.defaults import loss
 from vemd_jax.models import vit
 
@@ -111,6 +113,18 @@ def reference(config: ConfigDict) -> None:
   )  # fmt: skip
 
 
+def _from_run(config: ConfigDict, workdir: str) -> None:
+  """Starts from another run: takes over its sizes and its weights."""
+  other = files.load(epath.Path(workdir) / 'config.json')
+  name = config.data.name
+  config.model.update(other.model)
+  config.data.update(
+      {key: other.data[key] for key in ('image_size', 'grayscale', 'sigma')}
+  )
+  config.data.name = name
+  config.checkpoint.init_from = (workdir,)
+
+
 def _tiny(config: ConfigDict) -> None:
   """Shrinks any recipe so that it runs in seconds on a CPU."""
   config.steps = 4
@@ -159,7 +173,8 @@ def finish(
 
   Args:
     config: the recipe.
-    options: comma-separated; a variant, a decoder, `laptop`, `tiny`, or one of
+    options: comma-separated; a variant, a decoder, `laptop`, `tiny`,
+      `from=WORKDIR` (the sizes and the weights of another run), or one of
       the recipe's own.
     more: the recipe's own options, name -> function that changes the config.
 
@@ -182,10 +197,14 @@ def finish(
   known['tiny'] = _tiny
   given = [option for option in options.split(',') if option]
   for option in given:
+    if option.startswith('from='):
+      _from_run(config, option.removeprefix('from='))
+  given = [option for option in given if not option.startswith('from=')]
+  for option in given:
     if option not in known:
       raise ValueError(
           f'unknown option {option!r} of the config; this recipe knows '
-          f'{", ".join(sorted(known))}'
+          f'{", ".join(sorted([*known, "from=WORKDIR"]))}'
       )
   # tiny comes last, whatever the order: it shrinks what the others have set.
   for option in sorted(given, key=lambda w: w == 'tiny'):
