@@ -23,7 +23,7 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from vemd_jax import skeletons
-from vemd_jax.data import heatmaps, transforms
+from vemd_jax.data import decoding, heatmaps, transforms
 from vemd_jax.scenes import group_scenes
 
 _SIZES = (224, 320, 480, 640)
@@ -173,8 +173,8 @@ def main() -> None:
 
     reading = milliseconds(read, records)
     files = [read(record) for record in records]
-    decoding = milliseconds(lambda r: transforms.decode(r, 1), files)
-    decoded = [transforms.decode(r, 1) for r in files]
+    decode = milliseconds(lambda r: decoding.decode(r, 1), files)
+    decoded = [decoding.decode(r, 1) for r in files]
     augmenting = milliseconds(lambda r: plain(r, rng), decoded)
     samples = [plain(r, rng) for r in decoded]
     dropping = sum(int(s['body_mask'].sum()) for s in samples) / len(samples)
@@ -212,7 +212,7 @@ def main() -> None:
 
   stages = {
       'read the file': reading,
-      'decode JPEG': decoding,
+      'decode JPEG': decode,
       'crop, resize, flip, colours, people': augmenting,
   }
   if args.targets == 'host':

@@ -9,9 +9,9 @@ import pytest
 
 from tests.prepare import official_layouts as layouts
 from vemd_jax import metrics, sharding, train
-from vemd_jax.data import datasets, pipeline, text
+from vemd_jax.data import datasets, pipeline
 from vemd_jax.prepare import dataset as prepare
-from vemd_jax.prepare import index
+from vemd_jax.prepare import index, text
 
 pytestmark = pytest.mark.usefixtures('standard_promotion', 'one_device')
 

@@ -1,7 +1,7 @@
 """VE-MD in JAX and Flax: group emotion recognition.
 
-`load` gives a trained run as a function; `build` gives model, variables, a batch
-and the loss of a config. Both import JAX only when they are called.
+`load` gives a trained run as a function; `build` gives model, variables, a
+batch and the loss of a config. Both import JAX only when they are called.
 
 Letters used for dimensions everywhere:
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from vemd_jax import skeletons
-from vemd_jax.data import heatmaps, transforms
+from vemd_jax.data import decoding, geometry, heatmaps, transforms
 from vemd_jax.data.transforms import Augment, Transform
 
 _LEFT, _RIGHT = 9, 10  # Wrists.
@@ -115,10 +115,10 @@ def test_points_stay_in_evaluation(size, suffix):
 def test_large_jpeg_is_decoded_smaller_and_alike():
   image = _blobs((800, 1000), [(300, 300), (700, 500), (500, 600)], 60)
   data = _encode(image, '.jpg')
-  reduced, factor, size = transforms.decode_reduced(data, 200)
+  reduced, factor, size = decoding.decode_reduced(data, 200)
   assert factor == 4 and size == (1000, 800)
   assert reduced.shape == (200, 250, 3)
-  full, factor, size = transforms.decode_reduced(data, 401)
+  full, factor, size = decoding.decode_reduced(data, 401)
   assert factor == 1 and size == (1000, 800)
   assert full.shape == image.shape
   expected = cv2.resize(full, (250, 200), interpolation=cv2.INTER_AREA)
@@ -131,7 +131,7 @@ def test_turned_jpeg_is_decoded_smaller():
   flag = Image.Exif()
   flag[0x112] = 6  # Shown turned clockwise.
   data = _pillow(Image.fromarray(image), 'JPEG', exif=flag, quality=95)
-  reduced, factor, size = transforms.decode_reduced(data, 200)
+  reduced, factor, size = decoding.decode_reduced(data, 200)
   assert factor == 4 and size == (801, 1203)
   assert reduced.shape == (301, 201, 3)
   expected = cv2.resize(np.rot90(image, -1), (201, 301))
@@ -150,7 +150,7 @@ def test_shrinking_averages():
   board = np.indices((512, 768)).sum(0) % 2 * 255
   image = np.repeat(board[..., None], 3, -1).astype(np.uint8)
   for box in ((0, 0, 768, 512), (3, 5, 700, 500), (0, 0, 765, 100)):
-    small, _ = transforms.resize_crop(image, box, 64)
+    small, _ = geometry.resize_crop(image, box, 64)
     assert small.shape == (64, 64, 3)
     assert np.abs(small.astype(int) - 127).max() < 40, box
 
@@ -217,7 +217,7 @@ def test_same_generator_same_sample():
 def test_random_box_has_the_wanted_area_and_aspect():
   rng = np.random.default_rng(0)
   boxes = np.array([
-      transforms.random_box((300, 600), (0.2, 0.5), (0.5, 2.0), rng)
+      geometry.random_box((300, 600), (0.2, 0.5), (0.5, 2.0), rng)
       for _ in range(500)
   ])
   left, top, width, height = boxes.T
@@ -412,9 +412,9 @@ def test_annotated_or_not():
 
 def test_annotation_of_another_size():
   record = _record((120, 160), (60, 50), (100, 60))
-  half = transforms.resize_matrix((0, 0, 160, 120), (60, 80))
+  half = geometry.resize_matrix((0, 0, 160, 120), (60, 80))
   expected = Transform(image_size=64)(record)['body_keypoints']
-  record['bodies'] = [transforms.transform_points(record['bodies'][0], half)]
+  record['bodies'] = [geometry.transform_points(record['bodies'][0], half)]
   record['annotation_size'] = [(80, 60)]
   sample = Transform(image_size=64)(record)
   np.testing.assert_allclose(sample['body_keypoints'], expected, atol=1e-3)
@@ -431,8 +431,8 @@ def test_annotation_of_a_reduced_jpeg():
   record['annotation_size'] = [(603, 401)]
   same = Transform(image_size=96)(record)['body_keypoints']
   np.testing.assert_array_equal(same, plain)
-  doubled = transforms.resize_matrix((0, 0, 603, 401), (802, 1206))
-  record['bodies'] = [transforms.transform_points(record['bodies'][0], doubled)]
+  doubled = geometry.resize_matrix((0, 0, 603, 401), (802, 1206))
+  record['bodies'] = [geometry.transform_points(record['bodies'][0], doubled)]
   record['annotation_size'] = [(1206, 802)]
   moved = Transform(image_size=96)(record)['body_keypoints']
   np.testing.assert_allclose(moved, plain, atol=1e-3)
@@ -467,7 +467,7 @@ def test_decode_kinds(photo):
       (_pillow(picture, 'BMP'), photo, 0),
   ]  # fmt: skip
   for number, (data, expected, tolerance) in enumerate(cases):
-    image = transforms.decode_image(data)
+    image = decoding.decode_image(data)
     assert image.dtype == np.uint8 and image.shape == expected.shape, number
     error = np.abs(image.astype(int) - expected)
     assert error.max() <= tolerance and error.mean() <= 6, number
@@ -478,14 +478,14 @@ def test_decode_kinds(photo):
 )
 def test_decode_rubbish(data):
   with pytest.raises(ValueError, match=r'empty|readable'):
-    transforms.decode_image(data)
+    decoding.decode_image(data)
 
 
 def test_decode_half_a_file(photo):
   noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
   data = _encode(noise, '.jpg')
   with pytest.raises(ValueError, match=r'not a readable image'):
-    transforms.decode_image(data[: len(data) // 2])
+    decoding.decode_image(data[: len(data) // 2])
 
 
 def test_unreadable_sample_counts_for_nothing(caplog):

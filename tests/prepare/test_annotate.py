@@ -13,8 +13,8 @@ import numpy as np
 import official_layouts as layouts
 import pytest
 
-from vemd_jax.data import folder, jsonl, prepared, transforms, video
-from vemd_jax.prepare import annotate, index
+from vemd_jax.data import decoding, folder, jsonl, prepared, video
+from vemd_jax.prepare import annotate, backends, index, preview
 from vemd_jax.prepare import dataset as prepare
 from vemd_jax.prepare.annotate import Settings
 
@@ -257,7 +257,7 @@ def test_nothing_else_is_written(data):
   assert keys == {
       'file', 'frame', 'width', 'height', 'bodies', 'faces', 'clip_done'
   }  # fmt: skip
-  assert jsonl.meta(data / 'annotations.jsonl') == annotate.made_with(FAKE)
+  assert jsonl.meta(data / 'annotations.jsonl') == backends.made_with(FAKE)
   new = {p.name for p in data.iterdir()} - {
       'labels.csv', 'broken.png', 'frames', 'clip.mp4',
       *(f'été {i}.png' for i in range(3)),
@@ -281,7 +281,7 @@ def test_preview_draws_limbs_where_they_are(data, tmp_path):
   assert sheet.shape[0] > 100 and sheet.shape[1] > 100
   line = next(x for x in lines_of(data) if x['file'] == 'été 0.png')
   image = np.full((40, 60, 3), 7, np.uint8)
-  drawn = annotate.draw(image, line, side=120)
+  drawn = preview.draw(image, line, side=120)
   assert drawn.shape == (80, 120, 3)
   assert (drawn[40, 40:80] != 7).any(-1).all()
   assert (drawn[40, :20] == 7).all() and (drawn[:30] == 7).all()
@@ -313,7 +313,7 @@ def test_prepared_images_and_clips(tmp_path):
       record = source[i]
       assert len(record['bodies']) == len(record['frames']) == 4
       for frame, bodies in zip(record['frames'], record['bodies']):
-        want, _ = colour(transforms.decode_image(frame))
+        want, _ = colour(decoding.decode_image(frame))
         np.testing.assert_array_equal(bodies, want)
   # Fewer frames in training are some of those.
   assert run(data, frames=2).done == 0

@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from vemd_jax.data import jsonl, transforms
+from vemd_jax.data import decoding, jsonl
 from vemd_jax.data.oks import best_match
 from vemd_jax.prepare import annotate, annotators
 from vemd_jax.prepare.annotators import dlib_faces, movenet, rtmlib_wholebody
@@ -59,7 +59,7 @@ def coco_people():
     ]
     image = (COCO / 'val2017' / entry['file_name']).read_bytes()
     yield (
-        transforms.decode_image(image),
+        decoding.decode_image(image),
         np.array([p['keypoints'] for p in people]).reshape(-1, 17, 3),
         np.array([p['area'] for p in people]),
     )
@@ -257,7 +257,7 @@ def test_dlib_finds_the_stored_landmarks():
   for line in lines[::300]:
     entry = json.loads(line)
     data = (folder / entry["file"]).read_bytes()
-    image = transforms.decode_image(data)
+    image = decoding.decode_image(data)
     bodies, faces = annotate(image)
     assert bodies is None
     np.testing.assert_array_equal(

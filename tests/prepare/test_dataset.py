@@ -14,9 +14,9 @@ import official_layouts as layouts
 import pytest
 from PIL import Image
 
-from vemd_jax.data import datasets, prepared
+from vemd_jax.data import datasets, decoding, prepared
+from vemd_jax.prepare import chunks, encode, index
 from vemd_jax.prepare import dataset as prepare
-from vemd_jax.prepare import encode, index
 
 
 def run(name, root, make=None, **kwargs):
@@ -425,8 +425,8 @@ _ENVIRONMENT = {
 
 _KILLED = """
 import os, signal, sys
+from vemd_jax.prepare import chunks, encode
 from vemd_jax.prepare import dataset as prepare
-from vemd_jax.prepare import encode
 calls = 0
 def killed(f, after):
   def g(*args):
@@ -440,15 +440,14 @@ where, after = sys.argv[1], int(sys.argv[2])
 if where == 'encoding':
   encode.encode_sample = killed(encode.encode_sample, after)
 elif where == 'writing':
-  prepare._write_bytes = killed(prepare._write_bytes, after)
-  prepare._CHUNK = {'image': 5}
-prepare._CHUNK = {'image': 5}
+  prepare.write_bytes = chunks.write_bytes = killed(chunks.write_bytes, after)
+chunks._CHUNK = {'image': 5}
 sys.exit(prepare.main(sys.argv[3:]))
 """
 
 
 def test_killed_at_any_moment_it_goes_on(tmp_path, monkeypatch):
-  monkeypatch.setattr(prepare, '_CHUNK', {'image': 5})
+  monkeypatch.setattr(chunks, '_CHUNK', {'image': 5})
   source = tmp_path / 'source'
   layouts.gaf3_folders(source)
   options = index.Options(frames=1)
@@ -509,7 +508,8 @@ def crash(path, *args):
     os._exit(139)
   return original(path, *args)
 encode.encode_image = crash
-prepare._CHUNK = {'image': 12}
+from vemd_jax.prepare import chunks
+chunks._CHUNK = {'image': 12}
 if __name__ == '__main__':
   sys.exit(prepare.main(sys.argv[1:]))
 """
@@ -687,11 +687,10 @@ def test_given_features_are_looked_up(tmp_path):
 
 
 def test_through_the_transform(tmp_path):
-  from vemd_jax.data import transforms
 
   run('coco', tmp_path)
   record = records(tmp_path, 'val')['000000000001.jpg']
-  decoded = transforms.decode(record, 1)
+  decoded = decoding.decode(record, 1)
   assert decoded['frames'][0].shape == (36, 48, 3)
   np.testing.assert_array_equal(decoded['bodies'][0], record['bodies'][0])
 

@@ -20,6 +20,12 @@ import tqdm
 from vemd_jax.data import jsonl
 
 _INDEX = 'index.jsonl'
+# Folders beside the data, and the commands that fill them.
+FOLDERS = {'audio': 'audio_cache', 'text': 'text_cache'}
+_COMMANDS = {
+    'audio': 'python -m vemd_jax.data.audio --data={data}',
+    'text': 'python -m vemd_jax.data.text --data={data} --model=MODELDIR',
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,6 +221,24 @@ class Features:
       return None
     with np.load(_path(self._cache, key)) as arrays:
       return arrays['features'].astype(np.float32)
+
+
+def look_up(data: str | pathlib.Path, kind: str) -> Features:
+  """The cached features of a dataset: file of a row -> float32 [T, E] or None.
+
+  Args:
+    data: folder of the dataset.
+    kind: 'audio' (log-mel spectrograms) or 'text' (embeddings of transcripts).
+
+  Returns:
+    The look-up; None for rows without sound or transcript.
+
+  Raises:
+    FileNotFoundError: the cache has not been made; names the command.
+  """
+  return Features(
+      pathlib.Path(data) / FOLDERS[kind], _COMMANDS[kind].format(data=data)
+  )
 
 
 def report(counts: Counts, noun: str) -> str:

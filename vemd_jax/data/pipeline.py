@@ -18,7 +18,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from vemd_jax.data import transforms
+from vemd_jax.data import decoding, transforms
 from vemd_jax.data.sources import Settings, make_source, plain
 
 Batch = dict[str, np.ndarray]
@@ -270,6 +270,6 @@ class _Padded:
   def __repr__(self) -> str:
     return f'_Padded({self._length}, {self._first}, {self._step})'
 
-  def __getitem__(self, index: int) -> transforms.Record:
+  def __getitem__(self, index: int) -> decoding.Record:
     index = self._first + index * self._step
     return self._source[index] if index < len(self._source) else {}

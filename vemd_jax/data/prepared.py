@@ -109,7 +109,7 @@ class PreparedSource:
     return len(self.files)
 
   def __getitem__(self, index: int) -> dict[str, Any]:
-    """A record as `vemd_jax.data.transforms.decode` takes it.
+    """A record as `vemd_jax.data.decoding.decode` takes it.
 
     Besides, where the dataset has them: `ignore`, crowds and people without
     joints, `label_multi_hot` int32 [C], `transcript`.

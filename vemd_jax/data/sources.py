@@ -11,7 +11,12 @@ import numpy as np
 from absl import logging
 
 from vemd_jax import import_path
-from vemd_jax.data import datasets, transforms, vit_features
+from vemd_jax.data import (
+  datasets,
+  decoding,
+  feature_cache,
+  vit_features,
+)
 
 Batch = dict[str, np.ndarray]
 # An object with the attributes of `config.data`.
@@ -31,7 +36,7 @@ def make_source(data: Settings, split: str):
       'train' that is set apart. Without a `data.val_split`, 'val' is that, too.
 
   Returns:
-    `len(s)`, `s[i]` (a record, see `transforms.decode`), `s.classes`,
+    `len(s)`, `s[i]` (a record, see `decoding.decode`), `s.classes`,
     `s.labels` int32 [n].
 
   Raises:
@@ -149,13 +154,9 @@ def _folder(data: Settings, split: str):
 
   audio = text = None
   if data.audio_frames:
-    from vemd_jax.data import audio as audio_lib
-
-    audio = audio_lib.features(data.root)
+    audio = feature_cache.look_up(data.root, 'audio')
   if data.text_tokens:
-    from vemd_jax.data import text as text_lib
-
-    text = text_lib.features(data.root)
+    text = feature_cache.look_up(data.root, 'text')
   wanted = {
       'train': data.train_split,
       'holdout': data.train_split,
@@ -191,9 +192,7 @@ def _prepared(data: Settings, split: str):
   }[split]
   text = None
   if data.text_tokens:
-    from vemd_jax.data import text as text_lib
-
-    text = text_lib.features(data.root)
+    text = feature_cache.look_up(data.root, 'text')
   source = prepared.PreparedSource(
       data.root,
       split=wanted,
@@ -261,7 +260,7 @@ class _WithVitFeatures:
   def __len__(self) -> int:
     return len(self._source)
 
-  def __getitem__(self, index: int) -> transforms.Record:
+  def __getitem__(self, index: int) -> decoding.Record:
     record = self._source[index]
     return {**record, 'vit_features': self._look_up(record)}
 
@@ -276,7 +275,7 @@ class _Part:
   def __len__(self) -> int:
     return len(self.labels)
 
-  def __getitem__(self, index: int) -> transforms.Record:
+  def __getitem__(self, index: int) -> decoding.Record:
     return self._source[self._first + index]
 
 
@@ -292,7 +291,7 @@ class Cached:
       max_side: of the images that are kept, in pixels.
     """
     self._source, self._frames, self._max_side = source, frames, max_side
-    self._records: dict[int, transforms.Record] = {}
+    self._records: dict[int, decoding.Record] = {}
     self.classes, self.labels = source.classes, source.labels
 
   @property
@@ -303,12 +302,12 @@ class Cached:
   def __len__(self) -> int:
     return len(self._source)
 
-  def __getitem__(self, index: int) -> transforms.Record:
+  def __getitem__(self, index: int) -> decoding.Record:
     # Two threads may decode the same record; both get the same, and setting
     # an item of a dict is atomic.
     record = self._records.get(index)
     if record is None:
-      record = transforms.decode(
+      record = decoding.decode(
           self._source[index], self._frames, max_side=self._max_side
       )
       self._records[index] = record

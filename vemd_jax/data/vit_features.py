@@ -10,13 +10,12 @@ former always those of the image as evaluation sees it, not of a random crop.
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from vemd_jax.data import feature_cache, video
-from vemd_jax.prepare import rows
 
 CACHE = 'vit_cache'
 COMMAND = 'python -m vemd_jax.cache_features'
@@ -30,7 +29,7 @@ def content_key(record: Record, frames: int, settings: Mapping) -> str:
   Args:
     record: with `frames`, encoded or not, or `video`, the path of a video.
     frames: T, that many are used.
-    settings: see `cache`.
+    settings: plain JSON, what the features depend on besides the images.
 
   Returns:
     32 hexadecimal digits.
@@ -43,7 +42,7 @@ def content_key(record: Record, frames: int, settings: Mapping) -> str:
     with open(record['video'], 'rb') as file:
       digest.update(hashlib.file_digest(file, 'sha256').digest())
   else:
-    # As `transforms.decode` chooses them.
+    # As `decoding.decode` chooses them.
     for i in video.spread(len(record['frames']), frames):
       frame = record['frames'][i]
       if isinstance(frame, np.ndarray):
@@ -51,67 +50,6 @@ def content_key(record: Record, frames: int, settings: Mapping) -> str:
         frame = frame.tobytes()
       digest.update(hashlib.sha256(frame).digest())
   return digest.hexdigest()[:32]
-
-
-def cache(
-    data: str | pathlib.Path,
-    settings: Mapping[str, Any],
-    compute: Callable[[Record], np.ndarray],
-    overwrite: bool = False,
-    workers: int = 1,
-) -> feature_cache.Counts:
-  """Computes the features of all rows, of every split, that have none yet.
-
-  Args:
-    data: a folder with `labels.csv`, or prepared data.
-    settings: what the features depend on besides the images, plain JSON:
-      `weights`, `width` (E), `image_size`, `frames`, `grayscale`, and others.
-    compute: record -> float32 [T, E]; raises ValueError where it cannot be
-      read.
-    overwrite: starts a new index where the old one has other settings.
-    workers: threads.
-
-  Returns:
-    What was done.
-
-  Raises:
-    FileNotFoundError: there is no such dataset.
-    ValueError: the cache was made with other settings.
-  """
-  data = pathlib.Path(data)
-  source = rows.Rows(data)
-  stamp = _stamp(data / 'prepared.json') if source.is_prepared else None
-
-  def job(i: int) -> feature_cache.Job:
-    def key() -> str:
-      return content_key(source[i], settings['frames'], settings)
-
-    file = source.files[i]
-    return feature_cache.Job(
-        file=file,
-        # A name in another Unicode form than the file's has no stamp.
-        stamp=stamp or _stamp(data / file) or key(),
-        key=key,
-        compute=lambda: compute(source[i]),
-    )
-
-  jobs = [job(i) for i in range(len(source))]
-  return feature_cache.fill(
-      data / CACHE, settings, jobs, overwrite, workers, np.float32
-  )
-
-
-def _stamp(path: pathlib.Path) -> list[int]:
-  """Sizes and times of a file, or of the files in a folder."""
-  paths = sorted(path.iterdir()) if path.is_dir() else [path]
-  stamp = []
-  for path in paths:
-    try:
-      stat = path.stat()
-    except OSError:
-      continue
-    stamp += [stat.st_size, stat.st_mtime_ns]
-  return stamp
 
 
 def check(made_with: Mapping, wanted: Mapping, where: str) -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import av
 import numpy as np
 
-from vemd_jax.data import transforms, video
+from vemd_jax.data import decoding, video
 
 PHOTO_SUFFIXES = (
     '.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff', '.gif',
@@ -48,7 +48,7 @@ def read_photo(path: str, frames: int) -> Clip:
   """
   try:
     with open(path, 'rb') as f:
-      image = transforms.decode_image(f.read())
+      image = decoding.decode_image(f.read())
   except OSError as error:
     raise Unreadable(error.strerror) from error
   except ValueError as error:

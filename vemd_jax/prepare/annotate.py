@@ -30,7 +30,6 @@ import argparse
 import concurrent.futures
 import dataclasses
 import functools
-import hashlib
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -40,44 +39,22 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import av
-import cv2
 import numpy as np
 import tqdm
 
-from vemd_jax import skeletons, viz
-from vemd_jax.data import feature_cache, jsonl, transforms, video
+from vemd_jax.data import feature_cache, jsonl
 from vemd_jax.prepare import rows
-from vemd_jax.prepare.annotators import dlib_faces, movenet, rtmlib_wholebody
+from vemd_jax.prepare.backends import (
+  BACKENDS,
+  Annotator,
+  Settings,
+  load,
+  made_with,
+)
+from vemd_jax.prepare.items import Item, make_item, read_images
+from vemd_jax.prepare.preview import preview
 
-BACKENDS = ('rtmlib', 'movenet', 'dlib')
 NAME = 'annotations.jsonl'
-
-# Image uint8 RGB [H, W, 3] -> bodies [n, 17, 3] and faces [m, 68, 3], or None.
-Annotator = Callable[
-    [np.ndarray], tuple[np.ndarray | None, np.ndarray | None]
-]
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-  """What decides what is found.
-
-  Attributes:
-    backend: one of `BACKENDS`.
-    model: .onnx file of the backend, '' for its own.
-    detector: .onnx file of rtmlib's person detector, '' for its own.
-    face_model: .dat file of dlib's predictor, '' for none.
-    min_score: smallest score that counts, 0 for the backend's own.
-    device: 'cpu' or 'cuda'.
-  """
-
-  backend: str = 'rtmlib'
-  model: str = ''
-  detector: str = ''
-  face_model: str = ''
-  min_score: float = 0.0
-  device: str = 'cpu'
 
 
 @dataclasses.dataclass
@@ -111,183 +88,6 @@ class Report:
     return '\n'.join(lines + [f'  left out: {p}' for p in self.problems])
 
 
-# --- backends ---------------------------------------------------------------
-
-
-def check(settings: Settings) -> None:
-  """Rejects settings that do not fit together.
-
-  Args:
-    settings: of this run.
-
-  Raises:
-    ValueError: names the option.
-    FileNotFoundError: a model file is not there.
-  """
-  backend = settings.backend
-  if backend not in BACKENDS:
-    raise ValueError(
-        f'--backend={backend}: expected one of {", ".join(BACKENDS)}'
-    )
-  if backend == 'movenet' and not settings.model:
-    raise ValueError('--backend=movenet needs --model=FILE.onnx')
-  if backend == 'dlib' and not settings.face_model:
-    raise ValueError('--backend=dlib needs --face_model=FILE.dat')
-  if backend == 'dlib' and settings.model:
-    raise ValueError('--model is for rtmlib and movenet; dlib: --face_model')
-  if backend != 'rtmlib' and settings.detector:
-    raise ValueError('--detector is for --backend=rtmlib')
-  if not 0 <= settings.min_score < 1:
-    raise ValueError(f'--min_score={settings.min_score}: expected 0 to 1')
-  for file in (settings.model, settings.detector, settings.face_model):
-    if file and not pathlib.Path(file).is_file():
-      raise FileNotFoundError(f'{file} does not exist')
-
-
-def load(settings: Settings) -> Annotator:
-  """Loads the models.
-
-  Args:
-    settings: see `check`.
-
-  Returns:
-    The annotator.
-
-  Raises:
-    ImportError: an optional package is missing; says how to install it.
-    ValueError: a file is of another model.
-  """
-  check(settings)
-  parts = []
-  if settings.backend == 'rtmlib':
-    parts.append(
-        rtmlib_wholebody.load(
-            settings.model or None,
-            settings.detector or None,
-            settings.device,
-            _min_score(settings),
-        )
-    )
-  elif settings.backend == 'movenet':
-    parts.append(
-        movenet.load(settings.model, settings.device, _min_score(settings))
-    )
-  if settings.face_model:
-    parts.append(dlib_faces.load(settings.face_model))
-
-  def annotate(image: np.ndarray):
-    bodies = faces = None
-    for part in parts:
-      found = part(image)
-      bodies = bodies if found[0] is None else found[0]
-      faces = faces if found[1] is None else found[1]
-    return bodies, faces
-
-  return annotate
-
-
-def made_with(settings: Settings) -> dict[str, Any]:
-  """What is written beside the annotations; equal for equal results."""
-  return {
-      'backend': settings.backend,
-      'model': _digest(settings.model),
-      'detector': _digest(settings.detector),
-      'face_model': _digest(settings.face_model),
-      'min_score': _min_score(settings),
-  }
-
-
-def _min_score(settings: Settings) -> float:
-  own = {
-      'rtmlib': rtmlib_wholebody.MIN_SCORE,
-      'movenet': movenet.MIN_SCORE,
-      'dlib': 0.0,
-  }
-  return settings.min_score or own[settings.backend]
-
-
-def _digest(file: str) -> str:
-  """Content decides, not the place: the same model may lie elsewhere."""
-  if not file:
-    return ''
-  with open(file, 'rb') as content:
-    return hashlib.file_digest(content, 'sha256').hexdigest()[:16]
-
-
-# --- images of a row --------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Item:
-  """A row, ready to be sent to a worker.
-
-  Attributes:
-    file: name of the row.
-    numbers: frame numbers of `frames`; (None,) for a single image.
-    frames: encoded images.
-    video: path of a video instead of frames, '' for none.
-    wanted: frames of a clip that are read, 0 for all.
-  """
-
-  file: str
-  numbers: tuple[int | None, ...] = ()
-  frames: tuple[bytes, ...] = ()
-  video: str = ''
-  wanted: int = 0
-
-  @property
-  def is_clip(self) -> bool:
-    return bool(self.video) or self.numbers != (None,)
-
-
-def _item(
-    source: rows.Rows, data: pathlib.Path, wanted: int, index: int
-) -> Item:
-  record = source[index]
-  file = record['file']
-  if 'video' in record:
-    return Item(file, video=str(record['video']), wanted=wanted)
-  frames = record['frames']
-  if not source.is_prepared and not (data / file).is_dir():
-    return Item(file, (None,), tuple(frames))
-  numbers = range(len(frames))
-  if wanted and wanted < len(frames):
-    numbers = video.spread(len(frames), wanted).tolist()
-  return Item(
-      file, tuple(numbers), tuple(frames[i] for i in numbers), '', wanted
-  )
-
-
-def _images(item: Item) -> Iterator[tuple[int | None, np.ndarray | str]]:
-  """(number, RGB image or why it cannot be read) of each frame."""
-  if item.video and item.wanted:
-    clip = video.read_frames(item.video, item.wanted)
-    # A short clip repeats frames; a number has one line.
-    yield from dict(zip(clip.indices.tolist(), clip.frames)).items()
-  elif item.video:
-    yield from _all_frames(item.video)
-  for number, frame in zip(item.numbers, item.frames):
-    try:
-      yield number, transforms.decode_image(frame)
-    except ValueError as error:
-      yield number, str(error)
-
-
-def _all_frames(path: str) -> Iterator[tuple[int, np.ndarray]]:
-  """Every frame of a video, numbered as `video.read_frames` does."""
-  number = -1
-  try:
-    with av.open(path) as container:
-      if not container.streams.video:
-        raise ValueError('no video stream')
-      for number, frame in enumerate(container.decode(video=0)):
-        yield number, video._upright(frame, 0)
-  except (av.FFmpegError, OSError) as error:
-    # A damaged end: what came before it is used.
-    if number < 0:
-      raise ValueError(f'cannot be read as a video ({error})') from error
-
-
 # --- annotation -------------------------------------------------------------
 
 
@@ -306,7 +106,7 @@ def annotate_item(
     frames that was asked for: without it the clip is incomplete.
   """
   lines, problems = [], []
-  images = _images(item)
+  images = read_images(item)
   while True:
     # Only reading may fail: what the annotator raises ends the run.
     try:
@@ -392,7 +192,7 @@ def annotate(
         if not done.get(file, set()) & {None, 0, frames}
     ]
     report.kept = len(source) - len(todo)
-    read = functools.partial(_item, source, data, frames)
+    read = functools.partial(make_item, source, data, frames)
     results = _results(todo, read, annotator, settings, workers)
     with (
         jsonl.open_to_append(path) as file,
@@ -472,94 +272,6 @@ def _start_worker(settings: Settings) -> None:
 
 def _work(item: Item) -> tuple[list[dict[str, Any]], list[str]]:
   return annotate_item(item, _annotator)
-
-
-# --- preview ----------------------------------------------------------------
-
-
-def preview(
-    data: str | pathlib.Path,
-    annotations: str | pathlib.Path,
-    out: str | pathlib.Path,
-    pictures: int = 24,
-    cell: int = 320,
-) -> pathlib.Path:
-  """Draws a contact sheet of annotated pictures.
-
-  It shows the pictures themselves: it is as personal as they are.
-
-  Args:
-    data: folder of the dataset.
-    annotations: `annotations.jsonl`.
-    out: folder to write to.
-    pictures: how many, evenly spread over the lines.
-    cell: side of a picture on the sheet, in pixels.
-
-  Returns:
-    The file, `annotations.png`.
-
-  Raises:
-    ValueError: there is no annotation.
-  """
-  data, out = pathlib.Path(data), pathlib.Path(out)
-  source = rows.Rows(data)
-  places = {file: i for i, file in enumerate(source.files)}
-  lines = jsonl.read(pathlib.Path(annotations))
-  lines = [line for line in lines if line['file'] in places]
-  if not lines:
-    raise ValueError(f'{annotations}: no annotation to draw')
-  chosen = [lines[i] for i in np.unique(video.spread(len(lines), pictures))]
-  drawn = []
-  for line in chosen:
-    item = _item(source, data, 0, places[line['file']])
-    number = line.get('frame')
-    image = next((i for n, i in _images(item) if n == number), None)
-    if isinstance(image, np.ndarray):
-      drawn.append(draw(image, line, cell))
-  columns = max(1, round(len(drawn) ** 0.5 * 1.25))
-  sheet = viz.contact_sheet(
-      [
-          (drawn[i : i + columns], '')
-          for i in range(0, len(drawn), columns)
-      ],
-      cell=cell,
-  )
-  out.mkdir(parents=True, exist_ok=True)
-  path = out / 'annotations.png'
-  encoded = cv2.imencode('.png', sheet[..., ::-1])[1]
-  path.write_bytes(encoded.tobytes())
-  return path
-
-
-def draw(
-    image: np.ndarray, line: dict[str, Any], side: int = 320
-) -> np.ndarray:
-  """Draws a line of annotations.jsonl onto its image.
-
-  Args:
-    image: uint8 [H, W, 3] RGB.
-    line: with `width`, `height`, `bodies` and `faces`.
-    side: longer side of the result in pixels.
-
-  Returns:
-    uint8 [H', W', 3].
-  """
-  height, width = image.shape[:2]
-  scale = side / max(height, width)
-  size = max(1, round(width * scale)), max(1, round(height * scale))
-  how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-  image = cv2.resize(image, size, interpolation=how)
-  factor = np.array([size[0] / line['width'], size[1] / line['height'], 1])
-  for key, part in (('bodies', 'body'), ('faces', 'face')):
-    if not line.get(key):
-      continue
-    people = np.array(line[key], np.float32) * factor.astype(np.float32)
-    everybody = np.ones(len(people), bool)
-    limbs = viz.keypoint_limbs(
-        people, everybody, skeletons.HEATMAP_LIMBS[part], image.shape[:2]
-    )
-    image = viz.draw_limbs(image, limbs, everybody)
-  return image
 
 
 # --- command line -----------------------------------------------------------

@@ -19,30 +19,28 @@ features of single people are not written; JPEG metadata is removed; with
 
 import argparse
 import collections
-import concurrent.futures
 import contextlib
 import dataclasses
 import fcntl
 import hashlib
 import io
 import json
-import multiprocessing
-import multiprocessing.connection
-import os
 import shutil
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
-import msgpack
-import tqdm
-
 from vemd_jax.data import datasets
-from vemd_jax.prepare import encode
-from vemd_jax.prepare.index import Index, Options, Sample, finish
+from vemd_jax.prepare.chunks import (
+    FORMAT,
+  Chunk,
+  encode_all,
+  examples,
+  make_chunks,
+  write_bytes,
+)
+from vemd_jax.prepare.index import Index, Options, finish
 from vemd_jax.prepare.layouts import (
   coco,
   dfew,
@@ -52,9 +50,7 @@ from vemd_jax.prepare.layouts import (
   samsemo,
   vgaf,
 )
-
-# Changes when what is stored for the same source and options changes.
-FORMAT = 1
+from vemd_jax.prepare.report import make_report, table
 
 _READ = {
     'gaf3': gaf3.read,
@@ -66,8 +62,6 @@ _READ = {
     'engagenet': engagenet.read,
     'coco': coco.read,
 }
-# Samples a work file: what a kill can lose, a worker.
-_CHUNK = {'image': 64, 'video': 8, 'frames': 8}
 
 
 class SourceChanged(ValueError):
@@ -139,8 +133,8 @@ def prepare(
     work = out / 'work'
     work.mkdir(exist_ok=True)
     _name_changes(work / 'source.jsonl', shown, log)
-    chunks = _chunks(index.samples, manifest, name, options, work)
-    _encode_all(chunks, source, options, workers, log)
+    chunks = make_chunks(index.samples, manifest, name, options, work)
+    encode_all(chunks, source, options, workers, log)
     report = _write(out, work, facts, options, index, holdout, chunks, shown)
     stale = (out / 'annotations.jsonl').exists()
   log(table(report))
@@ -274,172 +268,8 @@ def _is_complete(
   return not changes
 
 
-# --- encoding, in work files ------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Chunk:
-  """Some samples of one split, and the work file of their encoded form."""
-
-  split: str
-  samples: tuple[Sample, ...]
-  path: Path
-
-
-def _chunks(
-    samples: Sequence[Sample],
-    manifest: dict[str, list[int]],
-    name: str,
-    options: Options,
-    work: Path,
-) -> list[Chunk]:
-  """Splits the samples; a chunk's file is named by all that it depends on."""
-  settings = (FORMAT, name, dataclasses.astuple(options))
-  groups: list[list[Sample]] = []
-  for sample in samples:
-    size = _CHUNK[sample.kind]
-    if (
-        not groups
-        or len(groups[-1]) >= size
-        or groups[-1][0].split != sample.split
-    ):
-      groups.append([])
-    groups[-1].append(sample)
-  chunks = []
-  for group in groups:
-    content = [
-        (dataclasses.astuple(s), [manifest[m] for m in s.media]) for s in group
-    ]
-    key = hashlib.blake2b(repr((settings, content)).encode(
-        'utf-8', 'surrogateescape'), digest_size=16).hexdigest()  # fmt: skip
-    chunks.append(
-        Chunk(group[0].split, tuple(group), work / f'{key}.msgpack')
-    )
-  return chunks
-
-
-def _encode_chunk(chunk: Chunk, source: Path, options: Options) -> int:
-  """Writes a chunk's work file; returns its number of samples."""
-  running = chunk.path.with_suffix('.running')
-  running.touch()
-  examples = [encode.encode_sample(s, source, options) for s in chunk.samples]
-  _write_bytes(chunk.path, msgpack.packb(examples))
-  running.unlink()
-  return len(examples)
-
-
-def _write_bytes(path: Path, data: bytes) -> None:
-  """Whole or not at all."""
-  part = path.with_name(f'{path.name}.{os.getpid()}.part')
-  with part.open('wb') as file:
-    file.write(data)
-    file.flush()
-    os.fsync(file.fileno())
-  part.replace(path)
-
-
 def _write_text(path: Path, text: str) -> None:
-  _write_bytes(path, text.encode('utf-8', 'surrogateescape'))
-
-
-def _follow_parent() -> None:
-  """Ends this worker when its parent is killed; it would wait for ever."""
-  parent = multiprocessing.parent_process()
-
-  def wait():
-    multiprocessing.connection.wait([parent.sentinel])
-    os._exit(1)
-
-  threading.Thread(target=wait, daemon=True).start()
-
-
-def _start_worker() -> None:
-  _follow_parent()
-  cv2.setNumThreads(1)
-
-
-def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
-  return concurrent.futures.ProcessPoolExecutor(
-      workers,
-      mp_context=multiprocessing.get_context('spawn'),
-      initializer=_start_worker,
-  )
-
-
-def _encode_all(
-    chunks: Sequence[Chunk],
-    source: Path,
-    options: Options,
-    workers: int,
-    log: Callable[[str], None],
-) -> None:
-  """Makes every work file that is not there yet."""
-  missing = [c for c in chunks if not c.path.exists()]
-  done = sum(len(c.samples) for c in chunks if c.path.exists())
-  total = sum(len(c.samples) for c in chunks)
-  if done:
-    log(f'Going on: {done} of {total} samples are there')
-  with tqdm.tqdm(
-      total=total, initial=done, unit='sample', desc='encoding',
-      mininterval=0.5 if sys.stderr.isatty() else 30,
-  ) as bar:  # fmt: skip
-    if workers == 1:
-      for chunk in missing:
-        bar.update(_encode_chunk(chunk, source, options))
-      return
-    workers = workers or len(os.sched_getaffinity(0))
-    while missing:
-      try:
-        _encode_in_pool(missing, source, options, workers, bar)
-      except concurrent.futures.process.BrokenProcessPool:
-        suspects = [
-            c for c in missing if c.path.with_suffix('.running').exists()
-        ]
-        log('A worker died; the samples that were being encoded are tried one '
-            'at a time')  # fmt: skip
-        _encode_singly(suspects or missing, source, options)
-      missing = [c for c in missing if not c.path.exists()]
-      bar.update(total - sum(len(c.samples) for c in missing) - bar.n)
-
-
-def _encode_in_pool(chunks, source, options, workers, bar) -> None:
-  for chunk in chunks:
-    chunk.path.with_suffix('.running').unlink(missing_ok=True)
-  with _pool(min(workers, len(chunks))) as pool:
-    jobs = [pool.submit(_encode_chunk, c, source, options) for c in chunks]
-    try:
-      for job in concurrent.futures.as_completed(jobs):
-        bar.update(job.result())
-    except BaseException:
-      pool.shutdown(wait=False, cancel_futures=True)
-      raise
-
-
-def _encode_singly(chunks, source, options) -> None:
-  """Finds the sample whose decoder ends its process; it is left out."""
-  pool = _pool(1)
-  for chunk in chunks:
-    examples = []
-    for sample in chunk.samples:
-      try:
-        job = pool.submit(encode.encode_sample, sample, source, options)
-        examples.append(job.result())
-      except concurrent.futures.process.BrokenProcessPool:
-        pool = _pool(1)
-        examples.append({
-            'file': sample.file,
-            'split': sample.split,
-            'left_out': 'the decoder crashed',
-        })
-    _write_bytes(chunk.path, msgpack.packb(examples))
-  pool.shutdown()
-
-
-def _examples(chunks: Sequence[Chunk], split: str) -> Iterator[dict[str, Any]]:
-  """The encoded samples of a split, those left out included."""
-  for chunk in chunks:
-    if chunk.split == split:
-      yield from msgpack.unpackb(chunk.path.read_bytes())
+  write_bytes(path, text.encode('utf-8', 'surrogateescape'))
 
 
 # --- the result -------------------------------------------------------------
@@ -466,7 +296,7 @@ def _write(
   values = {s.file: h for s, h in zip(index.samples, holdout, strict=True)}
   lines: dict[str, list[dict[str, Any]]] = collections.defaultdict(list)
   for split in dict.fromkeys(c.split for c in chunks):
-    for e in _examples(chunks, split):
+    for e in examples(chunks, split):
       if 'left_out' in e:
         left_out.append((e['file'], split, e['left_out']))
         continue
@@ -488,7 +318,7 @@ def _write(
     raise ValueError(f'no sample could be read; the first: {left_out[0]}')
 
   def stream(split):
-    return lambda: (e for e in _examples(chunks, split) if 'left_out' not in e)
+    return lambda: (e for e in examples(chunks, split) if 'left_out' not in e)
 
   scratch = work / 'tfds'
   shutil.rmtree(scratch, ignore_errors=True)
@@ -501,7 +331,7 @@ def _write(
   # It prints where it writes, which is not where the data ends up.
   with contextlib.redirect_stdout(io.StringIO()):
     builder.download_and_prepare()
-  report = _report(facts, options, index, lines, left_out, handled)
+  report = make_report(facts, options, index, lines, left_out, handled)
   (out / 'prepared.json').unlink(missing_ok=True)
   shutil.rmtree(out / 'data', ignore_errors=True)
   Path(builder.data_path).replace(out / 'data')
@@ -529,98 +359,6 @@ def _write(
   )
   shutil.rmtree(work)
   return report
-
-
-def _report(facts, options, index, lines, left_out, handled) -> dict[str, Any]:
-  """report.json: the same for the same source, however often interrupted."""
-  by_split = collections.Counter(split for _, split, _ in left_out)
-  names = list(dict.fromkeys([*facts.splits, *lines, *by_split]))
-  splits = {}
-  for split in names:
-    rows = lines.get(split, [])
-    labels = collections.Counter(r['label'] for r in rows)
-    counts = {c: labels[i] for i, c in enumerate(facts.classes)}
-    if labels[-1] and facts.classes:
-      counts['no single label'] = labels[-1]
-    splits[split or 'no split'] = {
-        'samples': len(rows),
-        'official': facts.splits.get(split),
-        'left_out': by_split[split],
-        'classes': counts,
-    }
-  folds = []
-  for fold in range(facts.folds):
-    folds.append({
-        part: sum(r['folds'][fold] == number for r in lines.get('folds', []))
-        for part, number in (('train', 1), ('test', 2))
-    })
-  report = {
-      'dataset': facts.name,
-      'title': facts.title,
-      'facts': index.facts,
-      'options': dataclasses.asdict(options),
-      'official_counts_from': facts.counts_source,
-      'splits': splits,
-      **({'folds': folds} if folds else {}),
-      'left_out_reasons': dict(
-          sorted(collections.Counter(r for _, _, r in left_out).items())
-      ),
-      'handled': [
-          {'remark': k, 'count': len(v), 'files': sorted(v)}
-          for k, v in sorted(handled.items())
-      ],
-      'left_out': [
-          {'file': f, 'split': s, 'reason': r} for f, s, r in sorted(left_out)
-      ],
-  }
-  # As it will be read again: lists for tuples.
-  return json.loads(json.dumps(report))
-
-
-def table(report: dict[str, Any], names: int = 10) -> str:
-  """The report as text.
-
-  Args:
-    report: as in report.json.
-    names: files named for each reason; report.json has all.
-
-  Returns:
-    Lines for a terminal.
-  """
-  rows = [('split', 'class', 'samples', 'official', 'left out')]
-  for split, s in report['splits'].items():
-    official = '-' if s['official'] is None else str(s['official'])
-    rows.append((split, '', str(s['samples']), official, str(s['left_out'])))
-    rows += [('', c, str(n), '', '') for c, n in s['classes'].items()]
-  widths = [max(len(r[i]) for r in rows) for i in range(5)]
-  lines = [
-      f'{r[0]:{widths[0]}}  {r[1]:{widths[1]}}  {r[2]:>{widths[2]}}  '
-      f'{r[3]:>{widths[3]}}  {r[4]:>{widths[4]}}'
-      for r in rows
-  ]
-  for i, fold in enumerate(report.get('folds', ())):
-    lines.append(f'fold {i + 1}: {fold["train"]} train, {fold["test"]} test')
-  for title, groups in (
-      ('Handled', {h['remark']: h['files'] for h in report['handled']}),
-      ('Left out', _by_reason(report['left_out'])),
-  ):
-    if groups:
-      lines.append(f'{title}:')
-    for reason, files in groups.items():
-      shown = ', '.join(files[:names])
-      more = f', ... ({len(files) - names} more in report.json)'
-      lines.append(
-          f'  {len(files)} x {reason}: {shown}'
-          + (more if len(files) > names else '')
-      )
-  return '\n'.join(lines)
-
-
-def _by_reason(left_out: list[dict[str, str]]) -> dict[str, list[str]]:
-  groups: dict[str, list[str]] = {}
-  for item in left_out:
-    groups.setdefault(item['reason'], []).append(item['file'])
-  return groups
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from vemd_jax.data import audio, video
+from vemd_jax.data import video
+from vemd_jax.prepare import audio
 from vemd_jax.prepare.index import Options, Sample, printable
 
 QUALITY = 92

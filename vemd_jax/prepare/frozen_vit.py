@@ -5,6 +5,8 @@ of an image are the same at every epoch. `fill` caches them beside the data;
 `Run.check_cached_features` makes sure that a run reads those of its own ViT.
 """
 
+import pathlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -16,6 +18,7 @@ from vemd_jax import checkpoint, rng, weights
 from vemd_jax.data import feature_cache, transforms, vit_features
 from vemd_jax.models import vit
 from vemd_jax.models.vemd import VEMD
+from vemd_jax.prepare import rows
 
 
 def settings(config: ConfigDict, data: ConfigDict, params: Any) -> dict:
@@ -27,7 +30,7 @@ def settings(config: ConfigDict, data: ConfigDict, params: Any) -> dict:
     params: of the ViT.
 
   Returns:
-    Plain JSON, see `vit_features.cache`.
+    Plain JSON, see `cache`.
   """
   return {
       **vit.description(config.model, params),
@@ -115,6 +118,67 @@ def fill(
       raise ValueError('is unreadable')
     return np.asarray(features(params, sample['image'][None])[0], np.float32)
 
-  return vit_features.cache(
+  return cache(
       data.root, settings(config, data, params), compute, overwrite, workers
   )
+
+
+def cache(
+    data: str | pathlib.Path,
+    settings: Mapping[str, Any],
+    compute: Callable[[vit_features.Record], np.ndarray],
+    overwrite: bool = False,
+    workers: int = 1,
+) -> feature_cache.Counts:
+  """Computes the features of all rows, of every split, that have none yet.
+
+  Args:
+    data: a folder with `labels.csv`, or prepared data.
+    settings: what the features depend on besides the images, plain JSON:
+      `weights`, `width` (E), `image_size`, `frames`, `grayscale`, and others.
+    compute: record -> float32 [T, E]; raises ValueError where it cannot be
+      read.
+    overwrite: starts a new index where the old one has other settings.
+    workers: threads.
+
+  Returns:
+    What was done.
+
+  Raises:
+    FileNotFoundError: there is no such dataset.
+    ValueError: the cache was made with other settings.
+  """
+  data = pathlib.Path(data)
+  source = rows.Rows(data)
+  stamp = _stamp(data / 'prepared.json') if source.is_prepared else None
+
+  def job(i: int) -> feature_cache.Job:
+    def key() -> str:
+      return vit_features.content_key(source[i], settings['frames'], settings)
+
+    file = source.files[i]
+    return feature_cache.Job(
+        file=file,
+        # A name in another Unicode form than the file's has no stamp.
+        stamp=stamp or _stamp(data / file) or key(),
+        key=key,
+        compute=lambda: compute(source[i]),
+    )
+
+  jobs = [job(i) for i in range(len(source))]
+  return feature_cache.fill(
+      data / vit_features.CACHE, settings, jobs, overwrite, workers, np.float32
+  )
+
+
+def _stamp(path: pathlib.Path) -> list[int]:
+  """Sizes and times of a file, or of the files in a folder."""
+  paths = sorted(path.iterdir()) if path.is_dir() else [path]
+  stamp = []
+  for path in paths:
+    try:
+      stat = path.stat()
+    except OSError:
+      continue
+    stamp += [stat.st_size, stat.st_mtime_ns]
+  return stamp

@@ -5,9 +5,11 @@ import csv
 import functools
 import json
 import pathlib
+import sys
+from collections.abc import Callable
 from typing import Any
 
-from vemd_jax.data import datasets, folder, prepared
+from vemd_jax.data import datasets, feature_cache, folder, prepared
 
 
 class Rows:
@@ -111,3 +113,25 @@ def _prepared(data: pathlib.Path) -> list[prepared.PreparedSource]:
       with contextlib.suppress(ValueError):
         sources.append(open_split(split=split, fold=fold))
   return sources
+
+
+def fill_command(fill: Callable[[], feature_cache.Counts], noun: str) -> int:
+  """Runs a program that fills a feature cache.
+
+  Args:
+    fill: fills it.
+    noun: what is cached, for the report.
+
+  Returns:
+    The exit status; errors are printed as one line.
+  """
+  try:
+    counts = fill()
+  except KeyboardInterrupt:
+    print('interrupted; the same command resumes', file=sys.stderr)
+    return 130
+  except (ValueError, OSError, ImportError, RuntimeError) as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 1
+  print(feature_cache.report(counts, noun))
+  return 0

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from vemd_jax.data import audio, datasets
+from vemd_jax.data import datasets
+from vemd_jax.prepare import audio
 
 NOT_ANNOTATED = -1
 

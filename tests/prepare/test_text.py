@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from vemd_jax.data import text
+from vemd_jax.data import feature_cache
+from vemd_jax.prepare import text
 
 WORDS = ('[UNK]', '[CLS]', '[SEP]', 'good', 'bad', 'day', 'very')
 TABLE = np.arange(7 * 4, dtype=np.float32).reshape(7, 4) / 10
@@ -111,7 +112,7 @@ def test_cache_of_encoded_transcripts(data, tmp_path, monkeypatch):
   model = make_model(tmp_path / 'model')
   counts = text.cache_encoded(data, model)
   assert (counts.done, counts.kept, counts.empty) == (4, 0, 1)
-  find = text.features(data)
+  find = feature_cache.look_up(data, 'text')
   # Half precision at 100.
   np.testing.assert_allclose(
       find('a.png'), 100 + TABLE[[1, 3, 5, 2]], atol=0.1
@@ -126,12 +127,14 @@ def test_cache_of_encoded_transcripts(data, tmp_path, monkeypatch):
   counts = text.cache_encoded(data, model)
   assert (counts.done, counts.kept) == (1, 3)
   np.testing.assert_allclose(
-      text.features(data)('b.png'), 100 + TABLE[[1, 4, 2]], atol=0.1
+      feature_cache.look_up(data, 'text')('b.png'),
+      100 + TABLE[[1, 4, 2]],
+      atol=0.1,
   )
   with pytest.raises(ValueError, match=r'"pooling": "tokens".*not with'):
     text.cache_encoded(data, model, pooling='mean')
   text.cache_encoded(data, model, pooling='mean', overwrite=True)
-  assert text.features(data)('a.png').shape == (1, 4)
+  assert feature_cache.look_up(data, 'text')('a.png').shape == (1, 4)
 
 
 def _write(path, form, arrays):
@@ -163,7 +166,7 @@ def test_given_embeddings(data, tmp_path, form):
   given = _write(tmp_path / 'given', form, arrays)
   counts = text.cache_given(data, given)
   assert (counts.done, counts.empty) == (4, 2)
-  find = text.features(data)
+  find = feature_cache.look_up(data, 'text')
   np.testing.assert_array_equal(find('a.png'), arrays['a.png'])
   np.testing.assert_array_equal(find('c.png'), [[7, 8, 9]])
   assert find('b.png') is None and find('d.png') is None
@@ -172,7 +175,8 @@ def test_given_embeddings(data, tmp_path, form):
   arrays['c'] = np.array([0, 8, 9], np.float32)
   again = _write(tmp_path / 'again', form, arrays)
   assert text.cache_given(data, again).done == 1
-  np.testing.assert_array_equal(text.features(data)('c.png'), [[0, 8, 9]])
+  find = feature_cache.look_up(data, 'text')
+  np.testing.assert_array_equal(find('c.png'), [[0, 8, 9]])
 
 
 def test_given_embeddings_of_a_wrong_form(data, tmp_path):

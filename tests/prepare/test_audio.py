@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import scipy.signal
 
-from vemd_jax.data import audio
+from vemd_jax.data import feature_cache
+from vemd_jax.prepare import audio
 
 
 def _sine(hertz, seconds=0.5, amplitude=1.0, rate=16000):
@@ -168,7 +169,7 @@ def test_cache_gives_each_row_its_sound(data):
   counts = audio.cache(data, workers=2)
   assert (counts.done, counts.kept, counts.empty) == (4, 0, 1)
   assert list(counts.unreadable) == ['bad.mp4']
-  find = audio.features(data)
+  find = feature_cache.look_up(data, 'audio')
   assert len(find) == 3
   mel = find('a ü.mp4')
   assert mel.dtype == np.float32 and mel.shape[1] == 64
@@ -207,12 +208,12 @@ def test_cache_goes_on_and_notices_changes(data, monkeypatch):
   audio.cache(data)
   assert sorted(c.rpartition('/')[2] for c in calls) == ['bad.wav', 'own.wav']
   _, centres = _slow_mel(64)
-  own = audio.features(data)('own.mp4')
+  own = feature_cache.look_up(data, 'audio')('own.mp4')
   np.testing.assert_allclose(centres[own[20].argmax()], 500, rtol=0.1)
   with pytest.raises(ValueError, match=r'"bands": 64.*not with'):
     audio.cache(data, bands=80)
   audio.cache(data, bands=80, overwrite=True)
-  assert audio.features(data)('own.mp4').shape[1] == 80
+  assert feature_cache.look_up(data, 'audio')('own.mp4').shape[1] == 80
 
 
 def test_command_line(data, capsys):
@@ -226,4 +227,4 @@ def test_command_line(data, capsys):
 
 def test_look_up_without_cache_names_the_command(tmp_path):
   with pytest.raises(FileNotFoundError, match=r'-m vemd_jax.data.audio --data'):
-    audio.features(tmp_path)
+    feature_cache.look_up(tmp_path, 'audio')

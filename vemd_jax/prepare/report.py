@@ -1,0 +1,100 @@
+"""The report of a preparation: what is in, and what was left out."""
+
+import collections
+import dataclasses
+import json
+from typing import Any
+
+
+def make_report(
+    facts, options, index, lines, left_out, handled
+) -> dict[str, Any]:
+  """report.json: the same for the same source, however often interrupted."""
+  by_split = collections.Counter(split for _, split, _ in left_out)
+  names = list(dict.fromkeys([*facts.splits, *lines, *by_split]))
+  splits = {}
+  for split in names:
+    rows = lines.get(split, [])
+    labels = collections.Counter(r['label'] for r in rows)
+    counts = {c: labels[i] for i, c in enumerate(facts.classes)}
+    if labels[-1] and facts.classes:
+      counts['no single label'] = labels[-1]
+    splits[split or 'no split'] = {
+        'samples': len(rows),
+        'official': facts.splits.get(split),
+        'left_out': by_split[split],
+        'classes': counts,
+    }
+  folds = []
+  for fold in range(facts.folds):
+    folds.append({
+        part: sum(r['folds'][fold] == number for r in lines.get('folds', []))
+        for part, number in (('train', 1), ('test', 2))
+    })
+  report = {
+      'dataset': facts.name,
+      'title': facts.title,
+      'facts': index.facts,
+      'options': dataclasses.asdict(options),
+      'official_counts_from': facts.counts_source,
+      'splits': splits,
+      **({'folds': folds} if folds else {}),
+      'left_out_reasons': dict(
+          sorted(collections.Counter(r for _, _, r in left_out).items())
+      ),
+      'handled': [
+          {'remark': k, 'count': len(v), 'files': sorted(v)}
+          for k, v in sorted(handled.items())
+      ],
+      'left_out': [
+          {'file': f, 'split': s, 'reason': r} for f, s, r in sorted(left_out)
+      ],
+  }
+  # As it will be read again: lists for tuples.
+  return json.loads(json.dumps(report))
+
+
+def table(report: dict[str, Any], names: int = 10) -> str:
+  """The report as text.
+
+  Args:
+    report: as in report.json.
+    names: files named for each reason; report.json has all.
+
+  Returns:
+    Lines for a terminal.
+  """
+  rows = [('split', 'class', 'samples', 'official', 'left out')]
+  for split, s in report['splits'].items():
+    official = '-' if s['official'] is None else str(s['official'])
+    rows.append((split, '', str(s['samples']), official, str(s['left_out'])))
+    rows += [('', c, str(n), '', '') for c, n in s['classes'].items()]
+  widths = [max(len(r[i]) for r in rows) for i in range(5)]
+  lines = [
+      f'{r[0]:{widths[0]}}  {r[1]:{widths[1]}}  {r[2]:>{widths[2]}}  '
+      f'{r[3]:>{widths[3]}}  {r[4]:>{widths[4]}}'
+      for r in rows
+  ]
+  for i, fold in enumerate(report.get('folds', ())):
+    lines.append(f'fold {i + 1}: {fold["train"]} train, {fold["test"]} test')
+  for title, groups in (
+      ('Handled', {h['remark']: h['files'] for h in report['handled']}),
+      ('Left out', _by_reason(report['left_out'])),
+  ):
+    if groups:
+      lines.append(f'{title}:')
+    for reason, files in groups.items():
+      shown = ', '.join(files[:names])
+      more = f', ... ({len(files) - names} more in report.json)'
+      lines.append(
+          f'  {len(files)} x {reason}: {shown}'
+          + (more if len(files) > names else '')
+      )
+  return '\n'.join(lines)
+
+
+def _by_reason(left_out: list[dict[str, str]]) -> dict[str, list[str]]:
+  groups: dict[str, list[str]] = {}
+  for item in left_out:
+    groups.setdefault(item['reason'], []).append(item['file'])
+  return groups

@@ -1,0 +1,304 @@
+"""Transcripts to embeddings, cached beside the data.
+
+  python -m vemd_jax.data.text --data=DIR --model=MODELDIR
+  python -m vemd_jax.data.text --data=DIR --embeddings=FILE
+
+The first runs a text encoder that the user gives: a folder with
+`tokenizer.json` and `model.onnx` (also in `onnx/`), as Hugging Face
+repositories and `optimum-cli export onnx --model NAME MODELDIR` have them
+(`pip install 'vemd-jax[annotate]'`). The second takes embeddings that were made
+elsewhere. Both write `DIR/text_cache/`. Run again it resumes where it stopped.
+"""
+
+import argparse
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from vemd_jax.data import feature_cache
+from vemd_jax.prepare import annotators, rows
+
+
+def load_encoder(
+    model: str | pathlib.Path, max_tokens: int = 128, pooling: str = 'tokens'
+) -> Callable[[str], np.ndarray]:
+  """Loads a text encoder.
+
+  Args:
+    model: folder with `tokenizer.json` and `model.onnx` or `onnx/model.onnx`.
+    max_tokens: longer texts are cut there, special tokens included.
+    pooling: 'tokens' keeps an embedding a token, 'mean' averages them.
+
+  Returns:
+    Function from a text to float32 [T, E]; T is 1 with 'mean'.
+
+  Raises:
+    FileNotFoundError: the folder lacks a file.
+    ValueError: the model has other inputs or outputs than a text encoder.
+  """
+  tokenizers = annotators.require('tokenizers', 'tokenizers')
+  tokenizer_file, model_file = model_files(model)
+  tokenizer = tokenizers.Tokenizer.from_file(str(tokenizer_file))
+  tokenizer.no_padding()
+  tokenizer.enable_truncation(max_tokens)
+  session = annotators.onnx_session(model_file)
+  names = {i.name for i in session.get_inputs()}
+  unknown = names - {'input_ids', 'attention_mask', 'token_type_ids'}
+  if unknown or 'input_ids' not in names:
+    raise ValueError(
+        f'{model_file}: inputs {sorted(names)}, expected input_ids, '
+        'attention_mask and token_type_ids at most'
+    )
+  # Exports name the embeddings of tokens in their own ways; they come first.
+  output = session.get_outputs()[0]
+  if len(output.shape) != 3:
+    raise ValueError(
+        f'{model_file}: output {output.name} {output.shape}, expected '
+        '[texts, tokens, E]'
+    )
+
+  def encode(text: str) -> np.ndarray:
+    tokens = tokenizer.encode(text)
+    given = {
+        'input_ids': tokens.ids,
+        'attention_mask': tokens.attention_mask,
+        'token_type_ids': tokens.type_ids,
+    }
+    arrays = {n: np.array([given[n]], np.int64) for n in names}
+    embeddings = session.run([output.name], arrays)[0][0]
+    if pooling == 'mean':
+      embeddings = embeddings.mean(0, keepdims=True)
+    return embeddings.astype(np.float32)
+
+  return encode
+
+
+def model_files(
+    model: str | pathlib.Path,
+) -> tuple[pathlib.Path, pathlib.Path]:
+  """The two files of a text encoder's folder: tokenizer, model.
+
+  Args:
+    model: the folder.
+
+  Returns:
+    Paths of `tokenizer.json` and of `model.onnx`.
+
+  Raises:
+    FileNotFoundError: says which is missing and how to make it.
+  """
+  model = pathlib.Path(model)
+  tokenizer_file = model / 'tokenizer.json'
+  if not tokenizer_file.exists():
+    raise FileNotFoundError(f'{tokenizer_file} does not exist')
+  for model_file in (model / 'model.onnx', model / 'onnx' / 'model.onnx'):
+    if model_file.exists():
+      return tokenizer_file, model_file
+  raise FileNotFoundError(
+      f'{model / "model.onnx"} does not exist; make it by '
+      f'optimum-cli export onnx --task feature-extraction --model {model} OUT'
+  )
+
+
+def read_embeddings(path: str | pathlib.Path) -> dict[str, np.ndarray]:
+  """Reads embeddings that were made elsewhere.
+
+  Args:
+    path: one of
+      - `.npz`: an array [T, E] or [E] under the file name of each row;
+      - `.jsonl`: {"file": ..., "embedding": [[...], ...] or [...]} a line;
+      - a folder with `FILE.npy` for each row, FILE with or without its suffix.
+
+  Returns:
+    Row's name -> float32 [T, E].
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: it has another form.
+  """
+  path = pathlib.Path(path)
+  if not path.exists():
+    raise FileNotFoundError(f'{path} does not exist')
+  if path.is_dir():
+    found = {
+        str(file.relative_to(path).with_suffix('').as_posix()): np.load(file)
+        for file in sorted(path.rglob('*.npy'))
+    }
+  elif path.suffix == '.npz':
+    with np.load(path) as arrays:
+      found = dict(arrays)
+  elif path.suffix == '.jsonl':
+    found = {}
+    for number, line in enumerate(path.read_text('utf-8').splitlines(), 1):
+      try:
+        value = json.loads(line)
+        found[value['file']] = np.array(value['embedding'], np.float32)
+      except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f'{path} line {number}: expected {{"file", "embedding"}} ({error})'
+        ) from error
+  else:
+    raise ValueError(f'{path}: expected .npz, .jsonl or a folder of .npy')
+  result = {}
+  for file, array in found.items():
+    if array.ndim == 1:
+      array = array[None]
+    if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating):
+      raise ValueError(
+          f'{path}: {file}: expected floats [T, E] or [E], found '
+          f'{array.dtype} {list(array.shape)}'
+      )
+    result[file] = array.astype(np.float32)
+  widths = {array.shape[1] for array in result.values()}
+  if len(widths) > 1:
+    raise ValueError(f'{path}: embeddings of several widths {sorted(widths)}')
+  return result
+
+
+def cache_encoded(
+    data: str | pathlib.Path,
+    model: str | pathlib.Path,
+    max_tokens: int = 128,
+    pooling: str = 'tokens',
+    overwrite: bool = False,
+) -> feature_cache.Counts:
+  """Encodes the transcripts of all rows that are not encoded yet.
+
+  Args:
+    data: a folder with `labels.csv` and its column `transcript`, or prepared
+      data.
+    model: folder of the encoder, see `load_encoder`.
+    max_tokens: see `load_encoder`.
+    pooling: see `load_encoder`.
+    overwrite: starts a new index where the old one is of another model.
+
+  Returns:
+    What was done.
+
+  Raises:
+    FileNotFoundError: there is no such dataset or model.
+    ValueError: the cache was made by another model.
+    ImportError: an optional package is missing.
+  """
+  data = pathlib.Path(data)
+  source = rows.Rows(data)
+  made_with = {
+      'model': _digest(model),
+      'max_tokens': max_tokens,
+      'pooling': pooling,
+  }
+  encode = load_encoder(model, max_tokens, pooling)
+  jobs = []
+  for i in range(len(source)):
+    record = source[i]
+    text = (record.get('transcript') or '').strip()
+    if text:
+      key = _key(made_with, text.encode())
+      jobs.append(
+          feature_cache.Job(
+              record['file'], key, lambda k=key: k, lambda t=text: encode(t)
+          )
+      )
+    else:
+      jobs.append(feature_cache.nothing(record['file']))
+  folder = data / feature_cache.FOLDERS['text']
+  return feature_cache.fill(folder, made_with, jobs, overwrite)
+
+
+def cache_given(
+    data: str | pathlib.Path,
+    embeddings: str | pathlib.Path,
+    overwrite: bool = False,
+) -> feature_cache.Counts:
+  """Takes over embeddings that were made elsewhere.
+
+  Args:
+    data: a folder with `labels.csv`, or prepared data.
+    embeddings: see `read_embeddings`; a row is found by its file name, with or
+      without suffix.
+    overwrite: starts a new index where the old one is of a model.
+
+  Returns:
+    What was done; rows that the file does not have are without embedding.
+
+  Raises:
+    FileNotFoundError: there is no such dataset or file.
+    ValueError: the file has another form, or none of the rows.
+  """
+  data, embeddings = pathlib.Path(data), pathlib.Path(embeddings)
+  source = rows.Rows(data)
+  given = read_embeddings(embeddings)
+  made_with = {'model': 'given'}
+  jobs = []
+  for file in source.files:
+    stem = str(pathlib.PurePosixPath(file).with_suffix(''))
+    array = given.get(file, given.get(stem))
+    if array is None:
+      jobs.append(feature_cache.nothing(file))
+      continue
+    key = _key(made_with, repr(array.shape).encode() + array.tobytes())
+    jobs.append(
+        feature_cache.Job(file, key, lambda k=key: k, lambda a=array: a)
+    )
+  if all(job.stamp is None for job in jobs):
+    raise ValueError(
+        f'{embeddings} has none of the rows; it has '
+        f'{", ".join(list(given)[:3])}, the data {", ".join(source.files[:3])}'
+    )
+  folder = data / feature_cache.FOLDERS['text']
+  return feature_cache.fill(folder, made_with, jobs, overwrite)
+
+
+def _key(made_with: dict[str, Any], content: bytes) -> str:
+  digest = hashlib.sha256(json.dumps(made_with).encode() + b'\0' + content)
+  return digest.hexdigest()[:32]
+
+
+def _digest(model: str | pathlib.Path) -> str:
+  """Hash of a model's content; large models keep weights in further files."""
+  tokenizer_file, model_file = model_files(model)
+  digest = hashlib.sha256()
+  for path in (tokenizer_file, *sorted(model_file.parent.glob('model.onnx*'))):
+    with path.open('rb') as file:
+      digest.update(hashlib.file_digest(file, 'sha256').digest())
+  return digest.hexdigest()[:16]
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(
+      prog='python -m vemd_jax.data.text',
+      description='Computes embeddings of transcripts, or takes them over.',
+      formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+  )
+  add = parser.add_argument
+  add('--data', required=True, help='folder with labels.csv, or prepared data')
+  which = parser.add_mutually_exclusive_group(required=True)
+  which.add_argument('--model', default='', help='folder with tokenizer.json '
+      'and model.onnx')  # fmt: skip
+  which.add_argument('--embeddings', default='', help='.npz, .jsonl, or folder '
+      'of .npy')  # fmt: skip
+  add('--max_tokens', type=int, default=128, help='longer texts are cut')
+  add('--pooling', default='tokens', choices=('tokens', 'mean'))
+  add('--overwrite', action='store_true', help='start anew where the cache is '
+      'of another model')  # fmt: skip
+  return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Command line; returns the exit status."""
+  args = _parse(argv)
+
+  def fill() -> feature_cache.Counts:
+    if args.max_tokens < 3:
+      raise ValueError(f'--max_tokens={args.max_tokens}: expected 3 or more')
+    if args.model:
+      return cache_encoded(
+          args.data, args.model, args.max_tokens, args.pooling, args.overwrite
+      )
+    return cache_given(args.data, args.embeddings, args.overwrite)
+
+  return rows.fill_command(fill, 'text')
