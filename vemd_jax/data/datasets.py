@@ -7,6 +7,7 @@ reads a file.
 
 import dataclasses
 import hashlib
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
@@ -301,20 +302,53 @@ def get(name: str) -> Dataset:
   return DATASETS[name]
 
 
+# Minus signs that spreadsheets and word processors put for '-'.
+_MINUS = str.maketrans({'\u2212': '-', '\u2013': '-', '\u2014': '-'})
+_INVISIBLE = '\ufeff\u200b\u200c\u200d\u2060'
+
+
+def canonical_number(text: str) -> str | None:
+  """A number in one form, whatever program has written it.
+
+  Args:
+    text: such as '1', '1.0', '01', '+1', '-1', '1.5'.
+
+  Returns:
+    '1' for each of the first four, '-1', '1.5'; None if it is no number.
+  """
+  text = text.translate(_MINUS)
+  match = re.fullmatch(r'([+-]?)([0-9]+)(?:\.([0-9]*))?', text)
+  if not match:
+    return None
+  sign, whole, part = match.groups()
+  whole, part = whole.lstrip('0') or '0', (part or '').rstrip('0')
+  negative = sign == '-' and (whole != '0' or part)
+  return '-' * bool(negative) + whole + ('.' + part if part else '')
+
+
+def clean_label(text: str) -> str:
+  """A label as read, without quotes, blanks and invisible marks around it."""
+  return text.strip().strip(_INVISIBLE).strip().strip('\'"').strip()
+
+
 def normalize_label(text: str) -> str:
   """A label as files have it, without what varies between copies.
 
   Args:
     text: label as read; letter case, quotes, outer blanks, and whether words
-      are joined by a blank, '_' or '-' do not matter, nor does '1.0' for '1'.
+      are joined by a blank, '_' or '-' do not matter, nor does '1.0' or '01'
+      for '1'. A minus before a number is its sign.
 
   Returns:
     The normalised label.
   """
-  text = text.strip().strip('\'"').strip().casefold()
-  text = '-'.join(text.replace('_', ' ').replace('-', ' ').split())
-  head, dot, tail = text.partition('.')
-  return head if dot and head.isdigit() and not tail.strip('0') else text
+  text = clean_label(text).casefold()
+  number = canonical_number(text)
+  if number is not None:
+    return number
+  joined = '-'.join(text.replace('_', ' ').replace('-', ' ').split())
+  # Only between words '-' joins; what begins with it is another label.
+  return '-' + joined if text.translate(_MINUS).startswith('-') else joined
 
 
 def class_of(
@@ -338,7 +372,7 @@ def class_of(
   label = normalize_label(text)
   if label in dataset.classes:
     return dataset.classes.index(label)
-  if label.isdigit() and int(label) < len(label_order):
+  if re.fullmatch('[0-9]+', label) and int(label) < len(label_order):
     return dataset.classes.index(label_order[int(label)])
   if label in dataset.file_labels and not label_order:
     return dataset.file_labels[label]
@@ -346,7 +380,7 @@ def class_of(
     raise ValueError(dataset.dropped_labels[label])
   if not label:
     raise ValueError('label is empty')
-  raise ValueError(f'unknown label {text.strip()[:40]!r}')
+  raise ValueError(f'unknown label {clean_label(text)[:40]!r}')
 
 
 def holdout_value(dataset: str, group: str) -> float:

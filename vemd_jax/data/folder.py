@@ -6,9 +6,9 @@
 
 `labels.csv` is UTF-8. `file` is relative to DIR: an image, a video, or a folder
 with the frames of a clip (images, in the natural order of their names, so that
-2.jpg comes before 10.jpg). An empty `label` is a sample without label. Further
-columns that are used where they are there: `audio`, the path of a sound file,
-and `transcript`, what is said.
+2.jpg comes before 10.jpg). An empty `label`, or a negative number, is a sample
+without label. Two more columns are used if they exist: `audio`, the path of a
+sound file, and `transcript`, what is said.
 
 A line of `annotations.jsonl` belongs to an image:
 
@@ -35,6 +35,7 @@ import hashlib
 import json
 import os
 import pathlib
+import posixpath
 import re
 import unicodedata
 from collections import Counter
@@ -44,7 +45,7 @@ from typing import Any
 import numpy as np
 
 from vemd_jax import skeletons
-from vemd_jax.data import video
+from vemd_jax.data import datasets, video
 
 IMAGE_SUFFIXES = (
     '.jpg', '.jpeg', '.jpe', '.png', '.bmp', '.webp', '.gif', '.tif', '.tiff',
@@ -153,7 +154,9 @@ class Folder:
         if use
     ]
     self.report = Report(split)
-    rows, files = _read_labels(self._root, split, self.report)
+    rows, files = _read_labels(
+        self._root, split, self.report, tuple(classes)
+    )
     if holdout:
       kept = [r for r in rows if (_share(r['file']) < holdout) == held_out]
       if not kept:
@@ -163,7 +166,7 @@ class Folder:
         )
       rows = kept
     self.classes = tuple(classes) or files.classes
-    spelled = {c.casefold(): i for i, c in enumerate(self.classes)}
+    spelled = {label_key(c): i for i, c in enumerate(self.classes)}
 
     rows, self._clips = self._existing(rows, split, max_unreadable)
     self.files = [row['file'] for row in rows]
@@ -172,12 +175,12 @@ class Folder:
     labels = []
     for row in rows:
       label = row['label']
-      if label and label.casefold() not in spelled:
+      if label and label_key(label) not in spelled:
         raise ValueError(
             f'{self._root / _LABELS}:{row["line"]}: label {label!r} is none '
             f'of the classes {", ".join(self.classes)}'
         )
-      labels.append(spelled[label.casefold()] if label else -1)
+      labels.append(spelled[label_key(label)] if label else -1)
     self.labels = np.array(labels, np.int32)
     # Row -> frame number -> ((width, height) or None, bodies, faces).
     self._annotations: dict[int, dict[int, tuple]] = {}
@@ -365,7 +368,7 @@ class _Files:
   classes: tuple[str, ...]
 
 
-def _read_labels(root, split, report):
+def _read_labels(root, split, report, classes=()):
   """Rows of a split, and the names and classes of all splits."""
   path = root / _LABELS
   if not path.exists():
@@ -394,13 +397,22 @@ def _read_labels(root, split, report):
               f'{path}:{line}: {len(cells)} values for {len(header)} columns'
           )
         row = dict(zip(header, (cell.strip() for cell in cells)))
+        row['label'] = datasets.clean_label(row['label'])
+        number = datasets.canonical_number(row['label']) or ''
+        if number.startswith('-') and row['label'] not in classes:
+          # Lists write -1 where there is no label.
+          report.add(
+              f'{path}:{line}: label {row["label"]} is taken as no label'
+          )
+          row['label'] = ''
         row['line'] = line
         row['file'] = row['file'].removeprefix('./').rstrip('/')
         if not row['file']:
           raise ValueError(f'{path}:{line}: the column file is empty')
         known = first.setdefault(_key(row['file']), row)
         if known is not row:
-          same = all(known[c] == row[c] for c in ('split', 'label'))
+          same = known['split'].casefold() == row['split'].casefold()
+          same = same and label_key(known['label']) == label_key(row['label'])
           if not same:
             raise ValueError(
                 f'{path}:{line}: {row["file"]} stands in line {known["line"]} '
@@ -412,7 +424,7 @@ def _read_labels(root, split, report):
           continue
         splits[row['split']] += 1
         if row['label']:
-          spelled = spellings.setdefault(row['label'].casefold(), Counter())
+          spelled = spellings.setdefault(label_key(row['label']), Counter())
           spelled[row['label']] += 1
         if row['split'].casefold() == split.casefold():
           rows.append(row)
@@ -447,7 +459,12 @@ def _check_share(bad, total, limit, what, problems):
 def _key(name: str) -> str:
   """Names are compared in one composition, with one separator."""
   name = unicodedata.normalize('NFC', name.replace('\\', '/'))
-  return name.removeprefix('./').rstrip('/')
+  return posixpath.normpath(name)
+
+
+def label_key(label: str) -> str:
+  """Labels are compared without letter case, numbers by their value."""
+  return datasets.canonical_number(label) or label.casefold()
 
 
 def _listed(key: str, known: set[str]) -> bool:

@@ -10,8 +10,10 @@ import dataclasses
 import io
 import os
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
+
+from vemd_jax.data import datasets
 
 IMAGE_SUFFIXES = (
     '.jpg', '.jpeg', '.jfif', '.png', '.bmp', '.webp', '.gif', '.tif', '.tiff',
@@ -313,16 +315,27 @@ def read_table(
   return result
 
 
+def name_key(name: str) -> str:
+  """What a sample's name has in all its spellings: no folder, no suffix."""
+  name = os.path.basename(_fold(name.strip()).rstrip('/'))
+  stem, suffix = os.path.splitext(name)
+  # '12.0' and 'clip.7' have no suffix; a medium's begins with a letter.
+  return stem if suffix[1:2].isalpha() or suffix[1:] == '3gp' else name
+
+
 def unique_rows(
     rows: list[dict[str, str]],
     name: str,
     label: str,
     split: str,
     index: Index,
+    key: Callable[[dict[str, str]], Hashable] | None = None,
+    class_of: Callable[[str], int] | None = None,
 ) -> list[dict[str, str]]:
   """Rows without repetitions.
 
-  The same row twice counts once; a name with two labels is left out.
+  A sample whose rows have one label counts once; one with two labels is left
+  out.
 
   Args:
     rows: of a label file.
@@ -330,16 +343,32 @@ def unique_rows(
     label: column with its label.
     split: for what is left out.
     index: takes the remarks.
+    key: row -> what is the same for all rows of a sample; default the name
+      without folder and suffix.
+    class_of: label -> class number, so that two labels of one class agree;
+      default compares the labels themselves.
 
   Returns:
-    The first row of each name, in order.
+    The first row of each sample, in order.
   """
-  by_name: dict[str, list[dict[str, str]]] = {}
+
+  def meaning(row: dict[str, str]) -> Hashable:
+    text = datasets.normalize_label(row[label])
+    if class_of is None:
+      return text
+    try:
+      return class_of(row[label])
+    except ValueError:
+      return text
+
+  key = key or (lambda row: name_key(row[name]))
+  by_key: dict[Hashable, list[dict[str, str]]] = {}
   for row in rows:
-    by_name.setdefault(printable(row[name]), []).append(row)
+    by_key.setdefault(key(row), []).append(row)
   result = []
-  for file, same in by_name.items():
-    if len({r[label].casefold() for r in same}) > 1:
+  for same in by_key.values():
+    file = printable(same[0][name])
+    if len({meaning(r) for r in same}) > 1:
       labels = ', '.join(sorted({r[label] for r in same}))
       index.leave_out(file, split, f'rows disagree about its label: {labels}')
       continue
@@ -361,6 +390,8 @@ def match(
 ) -> tuple[list[tuple[dict[str, str], str, int]], list[str]]:
   """Joins the rows of a label file with the files that they name.
 
+  Rows that name the same file, in whatever spelling, are rows of one sample.
+
   Args:
     table: label file.
     source: the dataset's folder.
@@ -377,25 +408,31 @@ def match(
     names.
   """
   rows = read_table(table, source, index, split, columns, delimiter)
-  named = set()
-  usable = unique_rows(rows, *columns, split, index)
-  kept = {id(r) for r in usable}
-  result = []
+  paths: dict[int, str | None] = {}
+  reasons: dict[int, str] = {}
   for row in rows:
-    name = printable(row[columns[0]])
     try:
-      path = files.find(row[columns[0]])
-      named.add(path)
+      paths[id(row)] = files.find(row[columns[0]])
+      if paths[id(row)] is None:
+        reasons[id(row)] = 'file is missing'
+    except ValueError as error:
+      paths[id(row)], reasons[id(row)] = None, str(error)
+
+  def key(row: dict[str, str]) -> Hashable:
+    return paths[id(row)] or ('', _fold(row[columns[0]].strip()))
+
+  result = []
+  for row in unique_rows(rows, *columns, split, index, key, class_of):
+    path, reason = paths[id(row)], reasons.get(id(row), '')
+    try:
       label = class_of(row[columns[1]])
-      reason = 'file is missing' if path is None else ''
     except ValueError as error:
       reason = str(error)
-    if id(row) not in kept:
-      continue
     if reason:
-      index.leave_out(name, split, reason)
+      index.leave_out(printable(row[columns[0]]), split, reason)
     else:
       result.append((row, path, label))
+  named = set(paths.values())
   return result, [p for p in files.paths if p not in named]
 
 

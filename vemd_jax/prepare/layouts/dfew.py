@@ -81,7 +81,7 @@ def read(source: Path, options: ix.Options, index: ix.Index) -> None:
 
 def _clip_id(name: str) -> str:
   """'00012', '12', '12.mp4' and '12.0' are one clip."""
-  name = name.strip().split('/')[-1]
+  name = name.strip().replace('\\', '/').split('/')[-1]
   head = name.split('.')[0]
   return head.lstrip('0').casefold() or '0'
 

@@ -28,10 +28,12 @@ def read(source: Path, options: ix.Options, index: ix.Index) -> None:
       ix.subfile(source, 'final_labels.csv'), source, 'final_labels.csv'
   )
   rows = ix.read_table(table, source, index, '', ('chunk', 'label'))
-  by_chunk = {
-      _key(r['chunk']): r
-      for r in ix.unique_rows(rows, 'chunk', 'label', '', index)
-  }
+  usable = ix.unique_rows(
+      rows, 'chunk', 'label', '', index,
+      lambda row: _key(row['chunk']),
+      lambda label: datasets.class_of(facts, label),
+  )  # fmt: skip
+  by_chunk = {_key(r['chunk']): r for r in usable}
   files = ix.Files(source, source, video.SUFFIXES)
   seen = set()
   for split, name in _LISTS.items():

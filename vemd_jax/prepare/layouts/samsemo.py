@@ -34,10 +34,12 @@ def read(source: Path, options: ix.Options, index: ix.Index) -> None:
       table, source, index, '', ('utterance_id', 'aggregated_emotions'), '\t',
       ('language', 'transcript', 'multiple_faces'),
   )  # fmt: skip
+  # The same number may exist in several languages: these are other clips.
   rows = ix.unique_rows(
-      rows, 'utterance_id', 'aggregated_emotions', '', index
-  )
-  by_id = {r['utterance_id'].casefold(): r for r in rows}
+      rows, 'utterance_id', 'aggregated_emotions', '', index,
+      lambda row: _key(row['language'], row['utterance_id']),
+  )  # fmt: skip
+  by_key = {_key(r['language'], r['utterance_id']): r for r in rows}
   files = ix.Files(source, data, video.SUFFIXES)
   seen = set()
   found_list = False
@@ -50,29 +52,46 @@ def read(source: Path, options: ix.Options, index: ix.Index) -> None:
     found_list = True
     split = _SPLITS[match[1].lower()]
     for name in dict.fromkeys(ix.read_lines(path, source, index)):
-      row = by_id.get(name.casefold())
+      key = _find(name, match[2], by_key)
       file = ix.printable(name)
-      if row is None:
+      if key is None:
         index.leave_out(file, split, f'no usable row in {table.name}')
         continue
-      seen.add(name.casefold())
+      row = by_key[key]
+      seen.add(key)
       sample = _sample(row, match[2], split, files, facts, options, index)
       if sample is not None:
         index.samples.append(sample)
   if not found_list:
     raise FileNotFoundError(f'{lists} has no train_split_<LANG>.txt')
-  for key, row in by_id.items():
+  for key, row in by_key.items():
     if key not in seen:
       index.leave_out(
           ix.printable(row['utterance_id']), '', 'in no split file'
       )
 
 
+def _key(language: str, name: str) -> tuple[str, str]:
+  """A clip's language and its name without folder and suffix."""
+  return language.strip().casefold(), ix.name_key(name)
+
+
+def _find(name: str, language: str, by_key) -> tuple[str, str] | None:
+  """The row of a name in a language's split file.
+
+  A row without language, or the only row of this name, serves any language.
+  """
+  for key in (_key(language, name), _key('', name)):
+    if key in by_key:
+      return key
+  same = [key for key in by_key if key[1] == ix.name_key(name)]
+  return same[0] if len(same) == 1 else None
+
+
 def _sample(row, language, split, files, facts, options, index):
   name = row['utterance_id']
   try:
     label, multi_hot = _labels(row['aggregated_emotions'], facts, options)
-    # The same number may exist in several languages.
     language = row['language'] or language
     file = files.find(f'{language}/{name}') or files.find(name)
   except ValueError as error:
