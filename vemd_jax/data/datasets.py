@@ -328,7 +328,9 @@ def canonical_number(text: str) -> str | None:
 
 def clean_label(text: str) -> str:
   """A label as read, without quotes, blanks and invisible marks around it."""
-  return text.strip().strip(_INVISIBLE).strip().strip('\'"').strip()
+  while text != (text := text.strip().strip(_INVISIBLE).strip('\'"')):
+    pass
+  return text
 
 
 def normalize_label(text: str) -> str:
