@@ -1,6 +1,10 @@
 """Limb heatmaps, the targets of the heatmap decoder: in NumPy and in JAX.
 
-One channel a limb. A pixel's value is exp(-d^2 / 2 sigma^2), d the distance in
+The host draws each limb in a small window around it, which NumPy does several
+times faster than XLA on a CPU; the device computes all pixels at once. Both
+share the geometry of a limb, `_segments`.
+
+One channel per limb. A pixel's value is exp(-d^2 / 2 sigma^2), d the distance in
 heatmap pixels from the pixel (index 0 .. w-1 is its centre) to the segment
 between the limb's two joints; joints are scaled by w / W and h / H. Limbs of
 several people add up and are clipped at 1. A limb with a missing or outside
@@ -10,6 +14,7 @@ joint is left out; one shorter than 1e-3 heatmap pixels is a point
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +36,33 @@ def _window(rows: int, columns: int, width: int, channels: int):
   y, x = np.divmod(np.arange(rows * columns), columns)
   pixels = np.stack([x, y, np.ones_like(x)]).astype(np.float32)
   return pixels, (y * width + x) * channels
+
+
+def _segments(xp: Any, start: Any, end: Any, sigma: float):
+  """The lines through segments, in units of sqrt(2) sigma.
+
+  With p the distance of a pixel from the line and q how far it lies beyond an
+  end of the segment, d^2 = p^2 + q^2 and the value is exp(-d^2).
+
+  Args:
+    xp: numpy or jax.numpy.
+    start: [..., 2] first joints in heatmap pixels.
+    end: [..., 2] second joints.
+    sigma: in heatmap pixels.
+
+  Returns:
+    cosine and sine of the direction and half the length, each [...] times
+    1 / (sqrt(2) sigma), and which segments are points.
+  """
+  along = end - start
+  length = xp.sqrt((along * along).sum(-1))
+  point = length < 1e-3
+  unit = 1.0 / (math.sqrt(2.0) * sigma)
+  factor = unit / xp.where(point, 1.0, length)
+  cosine = xp.where(point, unit, along[..., 0] * factor)
+  sine = xp.where(point, 0.0, along[..., 1] * factor)
+  half = xp.where(point, 0.0, length * (0.5 * unit))
+  return cosine, sine, half, point
 
 
 def render(
@@ -69,11 +101,7 @@ def render(
   scale = np.array([width / image_size[1], height / image_size[0]])
   start = keypoints[index, person, limbs[limb, 0], :2] * scale
   end = keypoints[index, person, limbs[limb, 1], :2] * scale
-  along = end - start
-  length = np.hypot(along[:, 0], along[:, 1])
-  along = along / np.maximum(length, 1e-12)[:, None]
-  point = length < 1e-3
-  along[point], length[point] = (1.0, 0.0), 0.0
+  cosine, sine, half, _ = _segments(np, start, end, sigma)
 
   # The window of a limb: first pixel and size, [n, 2] as (x, y).
   first = np.ceil(np.minimum(start, end) - _REACH * sigma)
@@ -82,12 +110,8 @@ def render(
   limit = np.array([width, height])
   corner = np.clip(first, 0, np.maximum(limit - _WINDOWS[side], 0))
 
-  # With p the distance from the limb's line and q how far a pixel lies beyond
-  # an end, d^2 = p^2 + q^2. Both are linear in the pixel up to a maximum; the
+  # p and q of `_segments` are linear in the pixel up to a maximum; the
   # coordinates count from the window's corner, so that float32 is exact enough.
-  unit = 1.0 / (np.sqrt(2.0) * sigma)
-  sine, cosine = along[:, 1] * unit, along[:, 0] * unit
-  half = length * (0.5 * unit)
   offset = corner - start
   across = np.stack(
       [sine, -cosine, offset[:, 0] * sine - offset[:, 1] * cosine], 1
@@ -134,7 +158,7 @@ def render_jax(
     heatmap_size: tuple[int, int],
     sigma: float = 1.0,
 ) -> jax.Array:
-  """Renders limb heatmaps on the device; jit and vmap it as you like.
+  """Renders limb heatmaps on the device; can be jitted and vmapped.
 
   Args:
     keypoints: [..., P, K, 3] (x, y, score), x and y in pixels of the image.
@@ -158,16 +182,9 @@ def render_jax(
   points = jnp.where(jnp.isfinite(points), points, 0.0)
   start, end = points[:, :, limbs[:, 0]], points[:, :, limbs[:, 1]]
 
-  # See `render`: p across the limb, q along it, here from its middle.
-  along = end - start  # [N, P, L, 2]
-  length = jnp.sqrt((along * along).sum(-1))
-  point = length < 1e-3
-  unit = 1.0 / (math.sqrt(2.0) * sigma)
-  factor = unit / jnp.where(point, 1.0, length)
-  cosine = jnp.where(point, unit, along[..., 0] * factor)
-  sine = jnp.where(point, 0.0, along[..., 1] * factor)
-  # Nowhere near a limb that is not there.
-  half = jnp.where(point, 0.0, length * (0.5 * unit))
+  # p across the limb, q along it, here from its middle.
+  cosine, sine, half, point = _segments(jnp, start, end, sigma)
+  # No pixel is near a limb that does not exist.
   half = jnp.where(visible, half, -jnp.inf)
   middle = jnp.where(point[..., None], start, (start + end) / 2)
   x = jnp.arange(width, dtype=jnp.float32)[None, :, None]

@@ -45,7 +45,9 @@ class UpsamplingTrunk(nn.Module):
     x = layers.ResUp(self.widths[0], self.dtype, name='up_0')(x, train=train)
     x = double_conv(x, 0)
     for i in range(1, doublings):
-      up = layers.ConvTranspose2(self.widths[i], self.dtype, name=f'up_{i}')
+      up = layers.ConvTranspose(
+          self.widths[i], 2, self.dtype, name=f'up_{i}'
+      )
       x = double_conv(up(x), i)
     x = conv(self.widths[-1], 1, f'up_{doublings}')(x)
     x = double_conv(x, doublings)

@@ -124,70 +124,63 @@ class LayerNorm(nn.Module):
     return (x + _per_channel(bias, x.ndim)).astype(self.dtype)
 
 
-class ConvTranspose2(nn.Module):
-  """Transposed convolution 2 x 2, stride 2: doubles height and width.
+class ConvTranspose(nn.Module):
+  """Transposed convolution of stride 2: doubles height and width.
 
-  Every input pixel becomes its own 2 x 2 output pixels, so it is one matrix
-  product and a rearrangement.
+  Either 2 x 2, or 3 x 3 with padding 1 and output padding 1. One matrix product
+  gives each input pixel's share of all kernel positions; a rearrangement, and
+  for 3 x 3 sums of shifted planes, do the rest: nothing is multiplied with the
+  zeros of a dilated input.
 
   Attributes:
     features: output channels.
+    size: of the kernel, 2 or 3.
     dtype: dtype of the computation.
   """
 
   features: int
+  size: int = 2
   dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """[N, h, w, C] -> [N, 2h, 2w, features]."""
     n, h, w, c = x.shape
-    kernel = self.param('kernel', _conv_init, (c, 2, 2, self.features))
+    shape = (c, self.size, self.size, self.features)
+    kernel = self.param('kernel', _conv_init, shape)
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
     x, kernel, bias = nn.dtypes.promote_dtype(
         x, kernel, bias, dtype=self.dtype
     )
-    x = jnp.einsum('nhwc,cijf->nhiwjf', x, kernel)
+    if self.size == 2:
+      # Every input pixel becomes its own 2 x 2 output pixels.
+      x = jnp.einsum('nhwc,cijf->nhiwjf', x, kernel)
+    else:
+      x = jnp.einsum('nhwc,cijf->nijhwf', x, kernel)
+      # [N, i, j, h, w, F] -> [N, j, h, parity, w, F]; then the columns.
+      x = self._interleave(x, axis=2)
+      x = self._interleave(x, axis=3)
     x = x.reshape(n, 2 * h, 2 * w, self.features)
     return x + _per_channel(bias, x.ndim)
 
+  def _interleave(self, x: jax.Array, axis: int) -> jax.Array:
+    """Sums the three kernel positions of axis 1 into even and odd pixels.
 
-class ConvTranspose3(nn.Module):
-  """Transposed convolution 3 x 3, stride 2, padding 1, output padding 1.
+    Output pixel 2y reads kernel position 1 at input y; output pixel 2y + 1
+    reads position 2 at y and position 0 at y + 1, which is zero at the end.
 
-  Doubles height and width. Output row 2y reads kernel row 1 at input row y;
-  output row 2y + 1 reads kernel row 2 at y and kernel row 0 at y + 1; columns
-  alike. So it is one matrix product to the nine kernel positions, then sums of
-  shifted planes: no multiplication with the zeros of a dilated input.
+    Args:
+      x: [N, 3, ...].
+      axis: of the pixels, once axis 1 is gone.
 
-  Attributes:
-    features: output channels.
-    dtype: dtype of the computation.
-  """
-
-  features: int
-  dtype: DTypeLike = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """[N, h, w, C] -> [N, 2h, 2w, features]."""
-    n, h, w, c = x.shape
-    kernel = self.param('kernel', _conv_init, (c, 3, 3, self.features))
-    bias = self.param('bias', nn.initializers.zeros, (self.features,))
-    x, kernel, bias = nn.dtypes.promote_dtype(
-        x, kernel, bias, dtype=self.dtype
-    )
-    x = jnp.einsum('nhwc,cijf->nijhwf', x, kernel)
-    # Rows: [N, j, h, parity, w, F]; the row after the last one is zero.
-    below = jnp.pad(x[:, 0, :, 1:], [(0, 0), (0, 0), (0, 1), (0, 0), (0, 0)])
-    x = jnp.stack([x[:, 1], x[:, 2] + below], 3)
-    # Columns: [N, h, parity, w, parity, F].
-    right = jnp.pad(
-        x[:, 0, :, :, 1:], [(0, 0), (0, 0), (0, 0), (0, 1), (0, 0)]
-    )
-    x = jnp.stack([x[:, 1], x[:, 2] + right], 4)
-    x = x.reshape(n, 2 * h, 2 * w, self.features)
-    return x + _per_channel(bias, x.ndim)
+    Returns:
+      [N, ...] with an axis of the two parities after `axis`.
+    """
+    first = x[:, 0]
+    pad = [(0, 0)] * first.ndim
+    pad[axis] = (0, 1)
+    after = jnp.pad(jax.lax.slice_in_dim(first, 1, None, axis=axis), pad)
+    return jnp.stack([x[:, 1], x[:, 2] + after], axis + 1)
 
 
 class ResDown(nn.Module):
@@ -241,13 +234,13 @@ class ResUp(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[N, h, w, C] -> [N, 2h, 2w, features]."""
-    skip = ConvTranspose3(self.features, self.dtype, name='skip')(x)
+    skip = ConvTranspose(self.features, 3, self.dtype, name='skip')(x)
     x = nn.Conv(
         x.shape[-1] // 2, (3, 3), padding=1, dtype=self.dtype,
         kernel_init=_conv_init, name='conv1',
     )(x)  # fmt: skip
     x = BatchNorm(1e-4, dtype=self.dtype, name='norm1')(x, train=train)
-    x = ConvTranspose3(self.features, self.dtype, name='conv2')(nn.elu(x))
+    x = ConvTranspose(self.features, 3, self.dtype, name='conv2')(nn.elu(x))
     x = BatchNorm(1e-4, dtype=self.dtype, name='norm2')(x + skip, train=train)
     return nn.elu(x)
 

@@ -138,7 +138,7 @@ def conv_rows(
 
 
 def conv_transpose_rows(torch: str, name: str) -> list[Row]:
-  """torch.nn.ConvTranspose2d of stride 2 -> ConvTranspose2, ConvTranspose3."""
+  """torch.nn.ConvTranspose2d of stride 2 -> ConvTranspose."""
   return conv_rows(torch, name, transform=_conv_transpose)
 
 
