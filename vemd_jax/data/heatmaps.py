@@ -4,8 +4,8 @@ The host draws each limb in a small window around it, which NumPy does several
 times faster than XLA on a CPU; the device computes all pixels at once. Both
 share the geometry of a limb, `_segments`.
 
-One channel per limb. A pixel's value is exp(-d^2 / 2 sigma^2), d the distance in
-heatmap pixels from the pixel (index 0 .. w-1 is its centre) to the segment
+One channel per limb. A pixel's value is exp(-d^2 / 2 sigma^2), d the distance
+in heatmap pixels from the pixel (index 0 .. w-1 is its centre) to the segment
 between the limb's two joints; joints are scaled by w / W and h / H. Limbs of
 several people add up and are clipped at 1. A limb with a missing or outside
 joint is left out; one shorter than 1e-3 heatmap pixels is a point
