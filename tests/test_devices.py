@@ -71,23 +71,31 @@ def test_quota_of_a_container(tmp_path, monkeypatch, files, own, expected):
   assert devices.usable_cpus() == expected
 
 
-def run(workdir, *arguments, cores=None):
-  """The command line in a process of its own."""
+# Not `preexec_fn`: it forks this process, and JAX warns of forks.
+PIN = """
+import os, sys
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
 
-  def pin():
-    if cores:
-      os.sched_setaffinity(0, cores)
 
+def pinned_to_one_core(*arguments):
+  """Runs Python with these arguments in a process that has one core."""
   environment = {k: v for k, v in os.environ.items()
                  if k not in ('XLA_FLAGS', 'PJRT_NPROC')}  # fmt: skip
   return subprocess.run(
-      [
-          sys.executable, '-m', 'vemd_jax.main', f'--workdir={workdir}',
-          '--config=configs/group_scenes.py:tiny', '--config.steps=20',
-          '--config.eval.every=10', '--mode=train', *arguments,
-      ],
-      cwd=ROOT, env=environment, preexec_fn=pin, capture_output=True,
-      text=True, timeout=300, check=False,
+      [sys.executable, '-c', PIN, *arguments],
+      cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300,
+      check=False,
+  )  # fmt: skip
+
+
+def run(workdir, *arguments):
+  """The command line on one core."""
+  return pinned_to_one_core(
+      '-m', 'vemd_jax.main', f'--workdir={workdir}',
+      '--config=configs/group_scenes.py:tiny', '--config.steps=20',
+      '--config.eval.every=10', '--mode=train', *arguments,
   )  # fmt: skip
 
 
@@ -98,16 +106,14 @@ pinned = pytest.mark.skipif(
 
 @pinned
 def test_a_run_that_is_pinned_to_one_core_ends(tmp_path):
-  core = min(os.sched_getaffinity(0))
-  process = run(tmp_path, cores={core})
+  process = run(tmp_path)
   assert process.returncode == 0, process.stderr
   assert (tmp_path / 'checkpoints' / '20').exists()
 
 
 @pinned
 def test_two_devices_end_on_one_core(tmp_path):
-  core = min(os.sched_getaffinity(0))
-  process = run(tmp_path, '--config.mesh.fsdp=2', cores={core})
+  process = run(tmp_path, '--config.mesh.fsdp=2')
   assert process.returncode == 0, process.stderr
   assert (tmp_path / 'checkpoints' / '20').exists()
 
@@ -138,14 +144,7 @@ print('ended')
 
 
 @pinned
-def test_collectives_have_threads(tmp_path):
+def test_collectives_have_threads():
   """Without more threads than cores this aborts after 40 s."""
-  environment = {k: v for k, v in os.environ.items()
-                 if k not in ('XLA_FLAGS', 'PJRT_NPROC')}  # fmt: skip
-  core = min(os.sched_getaffinity(0))
-  process = subprocess.run(
-      [sys.executable, '-c', COLLECTIVES],
-      cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300,
-      preexec_fn=lambda: os.sched_setaffinity(0, {core}), check=False,
-  )  # fmt: skip
+  process = pinned_to_one_core('-c', COLLECTIVES)
   assert process.stdout == 'ended\n', process.stderr[-2000:]
