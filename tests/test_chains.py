@@ -116,7 +116,7 @@ def test_gaf3_from_the_official_folder_to_a_prediction(tmp_path):
   # vemd_jax.cache_features, with the weights of stage 1.
   (cache,) = documented('vemd_jax/cache_features.py')
   out = run(cache, tmp_path)
-  assert '39 rows done' in out
+  assert '39 rows computed' in out
   cached = chain[-1].replace('configs/gaf3.py', 'configs/gaf3.py:cached')
   run(cached.replace('--workdir=W', '--workdir=CACHED'), tmp_path)
   predict(tmp_path, 'CACHED')

@@ -86,8 +86,8 @@ def test_classes_given_in_order(tmp_path):
   source = Folder(root, 'train', classes=('sad', 'angry', 'Happy'))
   np.testing.assert_array_equal(source.labels, [0, 2, -1])
   assert source.classes == ('sad', 'angry', 'Happy')
-  with pytest.raises(ValueError, match=r"labels.csv:3: label 'happy' is none "
-                     'of the classes sad, angry'):  # fmt: skip
+  with pytest.raises(ValueError, match=r"labels.csv:3: label 'happy' is not "
+                     'one of the classes sad, angry'):  # fmt: skip
     Folder(root, 'train', classes=('sad', 'angry'))
 
 
@@ -154,10 +154,12 @@ def test_duplicates(tmp_path):
   root = _make(tmp_path, [*_ROWS, 'a.jpg,train,sad'])
   source = Folder(root, 'train')
   assert len(source) == 3
-  assert source.report.problems == [f'{root}/labels.csv:6: a.jpg stands twice']
+  assert source.report.problems == [
+      f'{root}/labels.csv:6: a.jpg is listed twice'
+  ]
   _make(tmp_path, [*_ROWS, './a.jpg,val,sad'])
-  with pytest.raises(ValueError, match=r'labels.csv:6: a.jpg stands in line 2 '
-                     'with train, sad and here with val, sad'):  # fmt: skip
+  with pytest.raises(ValueError, match=r'labels.csv:6: a.jpg is listed in line '
+                     '2 with train, sad and here with val, sad'):  # fmt: skip
     Folder(root, 'val')
 
 
@@ -174,8 +176,8 @@ def test_files_that_cannot_be_used(tmp_path):
   assert source.report.problems == [
       f'{root}/labels.csv:5: 3.jpg does not exist',
       f'{root}/labels.csv:7: 5.jpg is empty',
-      f'{root}/labels.csv:22: notes.txt is neither image nor video by its name',
-      f'{root}/labels.csv:23: empty dir has no images in it',
+      f'{root}/labels.csv:22: notes.txt has no suffix of an image or video',
+      f'{root}/labels.csv:23: empty dir contains no images',
   ]
   message = (
       r"4 of 22 files of split 'train' .* more than data.max_unreadable=0.1; "
@@ -194,13 +196,13 @@ def test_image_that_goes_missing_later(tmp_path):
 @pytest.mark.parametrize(
     'line, message',
     [
-        ('{"file": "a.jpg", "bodies": [[[1, 2', 'not a whole JSON object'),
+        ('{"file": "a.jpg", "bodies": [[[1, 2', 'not a complete JSON object'),
         ('[]', 'no "file"'),
         ('{"bodies": []}', 'no "file"'),
         (_annotation('a.jpg', bodies=0, faces=0) | {'faces': _people(1, 67)},
          r'faces\[0\] of a.jpg has 67 points, expected 68'),
         (_annotation('a.jpg') | {'bodies': [[[1, 2]] * 17]},
-         'points of another form than x, y, score'),
+         'points that are not x, y, score'),
         (_annotation('a.jpg') | {'bodies': [[[1, 2, 'x']] * 17]}, 'convert'),
         (_annotation('a.jpg') | {'bodies': 3}, 'bodies is int, expected a li'),
         (_annotation('a.jpg') | {'width': 0}, 'width and height are 0 and 32'),
@@ -227,7 +229,7 @@ def test_annotations_of_unknown_files_are_reported(tmp_path):
   source = Folder(root, 'train')
   assert source.report.annotated == 1
   (problem,) = source.report.problems
-  assert "1 lines are of files that labels.csv does not list" in problem
+  assert "1 lines name files that labels.csv does not list" in problem
   assert "'images/a.jpg'" in problem
 
 

@@ -198,7 +198,7 @@ def test_another_making_is_noticed(data, tmp_path):
   moved = Settings('movenet', model=str(moved))
   assert annotate.annotate(data, moved, colour).done == 0
   model.write_bytes(b'other weights')
-  with pytest.raises(ValueError, match=r'--overwrite starts anew'):
+  with pytest.raises(ValueError, match=r'--overwrite starts a new file'):
     annotate.annotate(data, other, colour)
 
 
@@ -206,7 +206,7 @@ def test_annotations_of_someone_else_are_left_alone(data):
   path = data / 'annotations.jsonl'
   path.write_text('{"file": "été 0.png", "bodies": [], "faces": []}')
   before = path.read_bytes()
-  with pytest.raises(ValueError, match=r'made with something else'):
+  with pytest.raises(ValueError, match=r'made with unknown settings'):
     run(data)
   assert path.read_bytes() == before
 
@@ -221,7 +221,7 @@ def test_an_error_of_the_model_is_no_unreadable_image(data):
 
 def test_two_runs_at_once_do_not_mix(data):
   def nested(image):
-    with pytest.raises(RuntimeError, match=r'another process writes to'):
+    with pytest.raises(RuntimeError, match=r'another process is writing to'):
       run(data)
     return colour(image)
 

@@ -219,7 +219,8 @@ def test_cache_goes_on_and_notices_changes(data, monkeypatch):
 def test_command_line(data, capsys):
   assert audio.main([f'--data={data}', '--workers=2']) == 0
   out = capsys.readouterr().out
-  assert '4 rows done' in out and '1 without sound' in out and 'bad.wav' in out
+  assert '4 rows computed' in out and '1 of them without sound' in out
+  assert 'bad.wav' in out
   assert audio.main([f'--data={data}/nowhere']) == 1
   error = capsys.readouterr().err.strip()
   assert 'labels.csv does not exist' in error and '\n' not in error

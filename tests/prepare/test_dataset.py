@@ -581,7 +581,7 @@ def test_changed_options_are_named(tmp_path):
   run('gaf3', tmp_path)
   with pytest.raises(prepare.SourceChanged, match='longer_side: 640 -> 320'):
     prepare_again(tmp_path, options={'longer_side': 320})
-  with pytest.raises(ValueError, match='holds gaf3'):
+  with pytest.raises(ValueError, match='contains gaf3'):
     layouts.vgaf(tmp_path / 'other')
     prepare.prepare('vgaf', tmp_path / 'other', tmp_path / 'out', workers=1)
 
@@ -649,7 +649,7 @@ def test_annotations_beside_the_data(tmp_path):
   assert found['11_1.mp4']['bodies'] == [None] * 5
   assert source.report.invalid_lines == 1
   assert source.report.annotated == 2
-  assert ':5: not a whole JSON object' in str(source.report)
+  assert ':5: not a complete JSON object' in str(source.report)
   assert 'does not list' not in str(source.report)
   with pytest.raises(ValueError, match='1 of 5 lines'):
     prepared.PreparedSource(tmp_path / 'out')
@@ -742,7 +742,7 @@ def test_wrong_questions_to_prepared_data(tmp_path):
   out = tmp_path / 'out'
   for kwargs, message in (
       ({'split': 'test'}, "no split 'test'; it has train, val"),
-      ({'name': 'vgaf'}, 'holds gaf3, not vgaf'),
+      ({'name': 'vgaf'}, 'contains gaf3, not vgaf'),
       ({'fold': 1}, 'has no folds'),
       ({'split': 'holdout'}, 'needs a share'),
       ({'holdout': 1.5}, '0 <= share < 1'),

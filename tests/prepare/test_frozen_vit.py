@@ -78,7 +78,7 @@ def test_cached_and_live_give_the_same_logits(
     train.set_up(cached, tmp_path)
 
   cache_features.run(cached)
-  assert '5 rows done' in capsys.readouterr().out
+  assert '5 rows computed' in capsys.readouterr().out
   run = train.set_up(cached, tmp_path)
   state = run.create()
   # Predictions on new images need the ViT.
@@ -103,7 +103,7 @@ def test_cached_and_live_give_the_same_logits(
 
   # Again: what could not be read is tried, nothing else.
   cache_features.run(cached)
-  assert '0 rows done, 5 there already' in capsys.readouterr().out
+  assert '0 rows computed, 5 already cached' in capsys.readouterr().out
 
   # Other weights, another transform, another image.
   with pytest.raises(ValueError, match=r"weights '.*', the run has"):
@@ -113,10 +113,10 @@ def test_cached_and_live_give_the_same_logits(
   with pytest.raises(ValueError, match='frames 2, the run has 1'):
     train.set_up(recipe(root, **{'data.frames': 1}), tmp_path)
   (root / '0.png').write_bytes((root / '2.png').read_bytes())
-  with pytest.raises(ValueError, match=r'0\.png is not what it was'):
+  with pytest.raises(ValueError, match=r'0\.png has changed since'):
     list(pipeline.eval_batches(run.datasets['gaf3'], 'train', 2))
   cache_features.run(cached)
-  assert '1 rows done, 4 there already' in capsys.readouterr().out
+  assert '1 rows computed, 4 already cached' in capsys.readouterr().out
   list(pipeline.eval_batches(run.datasets['gaf3'], 'train', 2))
 
 

@@ -206,9 +206,10 @@ def test_folder_labels(tmp_path):
   assert len(source.classes) == 2
   np.testing.assert_array_equal(source.labels, [0, 0, 0, -1, -1, 1, 1, 1])
   text = ' '.join(source.report.problems)
-  assert 'label -1 is taken as no label' in text and 'stands twice' in text
+  assert 'label -1 is treated as missing' in text and 'is listed twice' in text
 
   with (tmp_path / 'labels.csv').open('a') as file:
     file.write('sub/../0.jpg,train,2\n')
-  with pytest.raises(ValueError, match=r'labels\.csv:11: .* stands in line 2'):
+  message = r'labels\.csv:11: .* is listed in line 2'
+  with pytest.raises(ValueError, match=message):
     folder.Folder(tmp_path, 'train')

@@ -199,7 +199,7 @@ def test_command_line(data, tmp_path, capsys):
   np.savez(tmp_path / 'given.npz', **{'a.png': np.zeros(3, np.float32)})
   arguments = [f'--data={data}', f'--embeddings={tmp_path / "given.npz"}']
   assert text.main(arguments) == 0
-  assert '3 without text' in capsys.readouterr().out
+  assert '3 of them without text' in capsys.readouterr().out
   assert text.main([f'--data={data}', f'--model={tmp_path}']) == 1
   error = capsys.readouterr().err.strip()
   assert 'tokenizer.json does not exist' in error and '\n' not in error

@@ -1,8 +1,8 @@
-"""Facts about every dataset: classes, labels, splits, metrics, targets.
+"""Metadata of every dataset: classes, labels, splits, metrics, targets.
 
-The only place that states them. Names of splits are ours ('train', 'val',
-'test', ...); file labels are compared after `normalize_label`. Nothing here
-reads a file.
+This module is the single source of this metadata; it reads no files. Split
+names are this project's own ('train', 'val', 'test', ...); labels read from
+files are compared after `normalize_label`.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ class Published(NamedTuple):
     value: in percent.
     metric: name of the metric, as in `Dataset.metrics` where it is one of them.
     split: the split it was measured on, as far as stated.
-    source: who and where.
+    source: the publication, and the place in it.
   """
 
   value: float
@@ -41,36 +41,36 @@ class Published(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-  """What is known about one dataset.
+  """Metadata of one dataset.
 
   Attributes:
     name: the name in configs and on the command line.
-    title: the name in print.
+    title: the display name.
     kind: 'group', 'individual' or 'structure' (no emotion label).
-    media: 'image', 'video' or 'frames' (a folder of frames a clip).
-    frames: frames T a sample.
-    more_frames: other T that publications use.
-    classes: class names in our order.
-    file_labels: normalised label of the official files -> class number; the
-      class names themselves need not stand here.
+    media: 'image', 'video' or 'frames' (a folder of frames per clip).
+    frames: number of frames per sample, T.
+    more_frames: other values of T that publications use.
+    classes: class names in the order of the class numbers.
+    file_labels: normalised label of the official files -> class number; class
+      names need no entry.
     dropped_labels: normalised file label -> why such samples are left out.
     splits: split -> official number of samples, None where it is not known.
-      With folds, 'train' and 'test' exist once a fold, and the number is that
-      of all samples.
-    counts_source: where the numbers of samples come from.
-    folds: number of folds, 0 without.
-    choose_split: the split that chooses the checkpoint; 'holdout' is a part of
-      train that is held out, for datasets whose evaluation split is the
+      With folds, 'train' and 'test' exist once per fold, and the number counts
+      all samples.
+    counts_source: source of the numbers of samples.
+    folds: number of folds, 0 if there are none.
+    choose_split: split on which the checkpoint is selected; 'holdout' is a
+      held-out share of train, for datasets whose evaluation split is the
       official one.
-    report_splits: the splits whose numbers are reported.
-    metrics: official metrics, the leading one first.
-    published: numbers to compare with, VE-MD first.
-    labels, bodies, faces, audio, text: the signals that it has. Bodies and
-      faces are those worth annotating; only COCO is distributed with them.
-    batch_size: clips a batch in the reference.
-    epochs: ours, within the reference's range.
-    learning_rate: of the reference.
-    notice: a warning printed at preparation.
+    report_splits: splits on which metrics are reported.
+    metrics: official metrics, the primary one first.
+    published: published results for comparison, VE-MD first.
+    labels, bodies, faces, audio, text: available signals. Bodies and faces
+      are set where annotating them is useful; only COCO ships with them.
+    batch_size: clips per batch in the reference.
+    epochs: number of epochs used here, within the reference's range.
+    learning_rate: learning rate of the reference.
+    notice: warning printed by the preparation.
   """
 
   name: str
@@ -136,7 +136,7 @@ DATASETS: Mapping[str, Dataset] = MappingProxyType({
             more_frames=(25,),
             classes=('positive', 'neutral', 'negative'),
             file_labels={'1': 0, '2': 1, '3': 2},
-            # The labels of Test are not handed out.
+            # The labels of Test are not public.
             splits={'train': 2661, 'val': 766, 'test': 756},
             counts_source='EmotiW 2020/2023, audio-video group emotion',
             report_splits=('val',),
@@ -284,13 +284,13 @@ DATASETS: Mapping[str, Dataset] = MappingProxyType({
 
 
 def get(name: str) -> Dataset:
-  """The facts about a dataset.
+  """Looks up a dataset.
 
   Args:
     name: its name.
 
   Returns:
-    The facts.
+    Its metadata.
 
   Raises:
     ValueError: there is no such dataset.
@@ -302,19 +302,19 @@ def get(name: str) -> Dataset:
   return DATASETS[name]
 
 
-# Minus signs that spreadsheets and word processors put for '-'.
+# Minus signs that spreadsheets and word processors substitute for '-'.
 _MINUS = str.maketrans({'\u2212': '-', '\u2013': '-', '\u2014': '-'})
 _INVISIBLE = '\ufeff\u200b\u200c\u200d\u2060'
 
 
 def canonical_number(text: str) -> str | None:
-  """A number in one form, whatever program has written it.
+  """Normalises the spelling of a number.
 
   Args:
     text: such as '1', '1.0', '01', '+1', '-1', '1.5'.
 
   Returns:
-    '1' for each of the first four, '-1', '1.5'; None if it is no number.
+    '1' for each of the first four, '-1', '1.5'; None if it is not a number.
   """
   text = text.translate(_MINUS)
   match = re.fullmatch(r'([+-]?)([0-9]+)(?:\.([0-9]*))?', text)
@@ -327,19 +327,19 @@ def canonical_number(text: str) -> str | None:
 
 
 def clean_label(text: str) -> str:
-  """A label as read, without quotes, blanks and invisible marks around it."""
+  """Strips quotes, whitespace and invisible characters around a label."""
   while text != (text := text.strip().strip(_INVISIBLE).strip('\'"')):
     pass
   return text
 
 
 def normalize_label(text: str) -> str:
-  """A label as files have it, without what varies between copies.
+  """Normalises a label, so that its different spellings compare equal.
 
   Args:
-    text: label as read; letter case, quotes, outer blanks, and whether words
-      are joined by a blank, '_' or '-' do not matter, nor does '1.0' or '01'
-      for '1'. A minus before a number is its sign.
+    text: label as read. Letter case, quotes, surrounding whitespace and the
+      separator between words (blank, '_' or '-') are ignored, and '1.0' and
+      '01' equal '1'. A minus before a number is its sign.
 
   Returns:
     The normalised label.
@@ -349,27 +349,27 @@ def normalize_label(text: str) -> str:
   if number is not None:
     return number
   joined = '-'.join(text.replace('_', ' ').replace('-', ' ').split())
-  # Only between words '-' joins; what begins with it is another label.
+  # '-' is a separator only between words; a leading one changes the label.
   return '-' + joined if text.translate(_MINUS).startswith('-') else joined
 
 
 def class_of(
     dataset: Dataset, text: str, label_order: tuple[str, ...] = ()
 ) -> int:
-  """The class of a label in an official file.
+  """Maps a label of an official file to its class.
 
   Args:
-    dataset: facts.
+    dataset: metadata of the dataset.
     text: label as read.
-    label_order: what the labels 0, 1, ... mean, as class names; () where the
-      table says it.
+    label_order: class names of the labels 0, 1, ...; () uses the dataset's
+      own `file_labels`.
 
   Returns:
     Class number.
 
   Raises:
-    ValueError: no class has this label; the message is the reason for which
-      the sample is left out.
+    ValueError: no class has this label; the message states why the sample is
+      left out.
   """
   label = normalize_label(text)
   if label in dataset.classes:
@@ -386,10 +386,10 @@ def class_of(
 
 
 def holdout_value(dataset: str, group: str) -> float:
-  """Where a source video, subject or sample lies for a held-out part of train.
+  """Hashes a group of samples to [0, 1), to hold out a share of train.
 
-  Everything of one group has the same value, so that no subject or source
-  video is on both sides. A share s of train is held out by `value < s`.
+  All samples of a group have the same value, so that no subject or source
+  video occurs on both sides. A share s of train is held out by `value < s`.
 
   Args:
     dataset: its name.

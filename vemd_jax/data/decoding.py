@@ -1,4 +1,4 @@
-"""Records to images: photographs, videos and frames are decoded."""
+"""Decodes the images, videos and frames of records."""
 
 import contextlib
 import io
@@ -15,7 +15,7 @@ from vemd_jax.data import video
 from vemd_jax.data.geometry import resize_matrix, then, transform_points
 
 Record = dict[str, Any]
-# OpenCV's names for reduced sizes are in BGR order only.
+# OpenCV names its flags for reduced sizes in BGR order only.
 _RGB = cv2.IMREAD_COLOR_RGB
 _READ = {1: _RGB, 2: _RGB | 16, 4: _RGB | 32, 8: _RGB | 64}
 
@@ -26,8 +26,8 @@ _READ = {1: _RGB, 2: _RGB | 16, 4: _RGB | 32, 8: _RGB | 64}
 def decode_image(data: bytes) -> np.ndarray:
   """Decodes an image file, turned upright by its EXIF flag.
 
-  Takes what OpenCV and Pillow take: also CMYK, 16 bits, grey, alpha (dropped),
-  and of an animation the first frame.
+  Supports every format of OpenCV and Pillow, including CMYK, 16-bit, greyscale
+  and images with alpha (dropped). Of an animation the first frame is used.
 
   Args:
     data: the file's content.
@@ -36,7 +36,7 @@ def decode_image(data: bytes) -> np.ndarray:
     [H, W, 3] uint8 RGB.
 
   Raises:
-    ValueError: if it is no image, or not all of one.
+    ValueError: the data is not an image, or is truncated.
   """
   return decode_reduced(data, 0)[0]
 
@@ -44,19 +44,21 @@ def decode_image(data: bytes) -> np.ndarray:
 def decode_reduced(
     data: bytes, min_side: int
 ) -> tuple[np.ndarray, int, tuple[int, int]]:
-  """Like `decode_image`, but a large JPEG file may come smaller, and faster.
+  """Like `decode_image`, but decodes large JPEG files at a reduced size.
+
+  Decoding at a reduced size is faster than resizing afterwards.
 
   Args:
     data: the file's content.
-    min_side: the shorter side stays at least so long, in pixels, while the size
-      is halved; 0 keeps the size.
+    min_side: the size is halved while the shorter side remains at least this
+      long, in pixels; 0 keeps the full size.
 
   Returns:
-    [H, W, 3] uint8 RGB; by how much it was reduced (1, 2, 4 or 8; sides are
-    rounded up); the (width, height) that it has in full.
+    [H, W, 3] uint8 RGB; the reduction factor (1, 2, 4 or 8; sides are rounded
+    up); the full (width, height).
 
   Raises:
-    ValueError: if it is no image, or not all of one.
+    ValueError: the data is not an image, or is truncated.
   """
   if not data:
     raise ValueError('the file is empty')
@@ -72,7 +74,7 @@ def decode_reduced(
     height, width = image.shape[:2]
     if reduced == 1:
       return image, 1, (width, height)
-    # The header does not know of the turn by the EXIF flag.
+    # The header states the size before rotation by the EXIF flag.
     turned = (width, height) != tuple(-(-s // reduced) for s in size)
     return image, reduced, size[::-1] if turned else size
   try:
@@ -80,12 +82,12 @@ def decode_reduced(
       picture = ImageOps.exif_transpose(picture)
       if picture.mode.startswith(('I', 'F')):
         values = np.asarray(picture, np.float64)
-        # 16 bits come as integers up to 65535.
+        # 16-bit images have integer values up to 65535.
         values = values / 257.0 if values.max() > 255 else values
         grey = np.clip(np.rint(values), 0, 255).astype(np.uint8)
         picture = Image.fromarray(grey)
       return np.array(picture.convert('RGB')), 1, picture.size
-  except Exception as error:  # Pillow raises many kinds for a broken file.
+  except Exception as error:  # Pillow raises many types for a broken file.
     raise ValueError(f'not a readable image ({error})') from error
 
 
@@ -109,7 +111,7 @@ _warned_lock = threading.Lock()
 
 
 def warn_once(key: str, message: str) -> None:
-  """Logs a warning the first time that it concerns `key`."""
+  """Logs a warning once per `key`."""
   with _warned_lock:
     if key in _warned:
       return
@@ -120,12 +122,12 @@ def warn_once(key: str, message: str) -> None:
 def decode(
     record: Record, num_frames: int, min_side: int = 0, max_side: int = 0
 ) -> Record:
-  """Replaces encoded frames by `num_frames` images, evenly spread.
+  """Replaces encoded frames by `num_frames` evenly spaced images.
 
-  Keypoints stay with their frames and follow their size. Where the size stated
-  by the annotation (`annotation_size`, per frame (width, height) or None) is
-  not the image's they are scaled, too; where not even the aspect fits, they are
-  left out.
+  Keypoints stay with their frames and are rescaled with them. If the annotated
+  size (`annotation_size`, per frame (width, height) or None) differs from the
+  image's, they are scaled to the image; if the aspect ratios differ as well,
+  they are left out.
 
   Args:
     record: with `frames`, or `video`, the path of a video; `bodies`, `faces`,
@@ -133,11 +135,11 @@ def decode(
       `annotation_size` are lists per frame, or dicts by frame number.
     num_frames: T.
     min_side: see `decode_reduced`.
-    max_side: bound of the longer side in pixels, 0 for none.
+    max_side: upper bound of the longer side in pixels, 0 for none.
 
   Returns:
     A new record whose `frames`, `bodies`, `faces` and `ignore` have length T;
-    `frames` is empty where the image cannot be read (logged once a file).
+    `frames` is empty if an image cannot be read (logged once per file).
   """
   result = {
       k: v for k, v in record.items() if k not in ('video', 'annotation_size')
@@ -182,14 +184,14 @@ def _per_frame(values, chosen: np.ndarray) -> list:
 
 
 def _rescale(people, size, decoded, result, name):
-  """Keypoints of the annotated size, or the stored one, to that of `result`."""
+  """Maps keypoints from the annotated or stored size to that of `result`."""
   if people is None:
     return None
   image, reduced, stored = decoded
   height, width = image.shape[:2]
   matrix = np.eye(2, 3)
   if size is not None and tuple(size) != stored:
-    # More than rounding of a pixel: another crop, or turned by 90 degrees.
+    # More than rounding of a pixel: another crop, or a 90 degree rotation.
     if abs(size[0] * stored[1] - size[1] * stored[0]) > max(*size, *stored):
       warn_once(
           f'{name} annotation',

@@ -1,8 +1,7 @@
-"""Features computed once for each row of a dataset and kept beside the data.
+"""Features computed once for each row of a dataset and stored beside the data.
 
-A cache is a folder: `KEY.npz` for each different content, `index.jsonl` that
-says which row has which, `index.meta.json` with the settings that they were
-made with.
+A cache is a folder with one `KEY.npz` per distinct content, an `index.jsonl`
+that maps rows to keys, and an `index.meta.json` with the settings used.
 """
 
 import collections
@@ -30,14 +29,14 @@ _COMMANDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """One row whose features are wanted.
+  """A row whose features are to be computed.
 
   Attributes:
     file: name of the row.
-    stamp: cheap to get and different when the content is, plain JSON.
-    key: gives a hash of the content and the settings, '' for no content.
-    compute: gives float [T, E], or None where the row has no such features;
-      raises ValueError or OSError where they cannot be read.
+    stamp: plain JSON, cheap to obtain, that changes with the content.
+    key: returns a hash of the content and the settings, '' for no content.
+    compute: returns float [T, E], or None if the row has no such features;
+      raises ValueError or OSError if the row cannot be read.
   """
 
   file: str
@@ -47,18 +46,18 @@ class Job:
 
 
 def nothing(file: str) -> Job:
-  """The job of a row that has nothing to compute features of."""
+  """The job of a row without content to compute features from."""
   return Job(file, None, lambda: '', lambda: None)
 
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-  """What `fill` did.
+  """Numbers of rows that `fill` has processed.
 
   Attributes:
-    done: rows computed now.
-    kept: rows that were there already.
-    empty: rows without features, of both.
+    done: rows computed in this call.
+    kept: rows that were already cached.
+    empty: rows without features, among both.
     unreadable: file -> reason.
   """
 
@@ -76,22 +75,23 @@ def fill(
     workers: int = 1,
     dtype: type = np.float16,
 ) -> Counts:
-  """Computes what is not there yet.
+  """Computes the features that are not cached yet.
 
   Args:
-    cache: the folder; made where it does not exist.
+    cache: the folder; created if it does not exist.
     made_with: the settings, plain JSON.
     jobs: the rows.
-    overwrite: starts a new index where the old one has other settings.
-    workers: threads.
-    dtype: that is stored; half precision is finer than sound and text are.
+    overwrite: starts a new index if the existing one has other settings.
+    workers: number of threads.
+    dtype: dtype of the stored arrays; half precision suffices for sound and
+      text.
 
   Returns:
-    Counts. Unreadable rows are left out and tried again next time.
+    Counts. Unreadable rows are left out and retried by the next call.
 
   Raises:
     ValueError: the cache was made with other settings.
-    RuntimeError: another process fills it.
+    RuntimeError: another process is filling the cache.
   """
   with jsonl.lock(cache / _INDEX):
     return _fill(cache, made_with, jobs, overwrite, workers, dtype)
@@ -154,13 +154,13 @@ def ordered(
     items: Iterable[Any],
     ahead: int,
 ) -> Iterable[Any]:
-  """`pool.map` that holds only some results in memory.
+  """`pool.map` with a bounded number of results in memory.
 
   Args:
-    pool: where the function runs.
-    function: of one item.
-    items: any number of them.
-    ahead: how many are begun before the first result is taken.
+    pool: runs the function.
+    function: function of one item.
+    items: the inputs, of any number.
+    ahead: number of items submitted before the first result is consumed.
 
   Yields:
     Results in the order of the items.
@@ -176,7 +176,7 @@ def ordered(
         waiting.append(pool.submit(function, item))
       yield result
   finally:
-    # After an error or Ctrl-C nothing that is still queued shall run.
+    # After an error or Ctrl-C, queued items must not run.
     for future in waiting:
       future.cancel()
 
@@ -184,7 +184,7 @@ def ordered(
 class Features:
   """Looks up a row's features: `features(file) -> float32 [T, E] or None`.
 
-  None stands for a row without features and for one that could not be read.
+  The result is None for a row without features or one that could not be read.
 
   Attributes:
     made_with: the settings.
@@ -195,7 +195,7 @@ class Features:
 
     Args:
       cache: the folder.
-      command: that makes the cache, for the message.
+      command: the command that fills the cache, for the error message.
 
     Raises:
       FileNotFoundError: there is no cache.
@@ -203,7 +203,9 @@ class Features:
     self._cache = pathlib.Path(cache)
     index = self._cache / _INDEX
     if not index.exists():
-      raise FileNotFoundError(f'{index} does not exist; make it by {command}')
+      raise FileNotFoundError(
+          f'{index} does not exist; create it with {command}'
+      )
     self._keys = {line['file']: line['key'] for line in jsonl.read(index)}
     self.made_with = jsonl.meta(index) or {}
 
@@ -234,7 +236,8 @@ def look_up(data: str | pathlib.Path, kind: str) -> Features:
     The look-up; None for rows without sound or transcript.
 
   Raises:
-    FileNotFoundError: the cache has not been made; names the command.
+    FileNotFoundError: there is no cache; the message names the command that
+      creates it.
   """
   return Features(
       pathlib.Path(data) / FOLDERS[kind], _COMMANDS[kind].format(data=data)
@@ -242,10 +245,11 @@ def look_up(data: str | pathlib.Path, kind: str) -> Features:
 
 
 def report(counts: Counts, noun: str) -> str:
-  """What was done, in lines for people."""
+  """Formats counts for the terminal."""
   lines = [
-      f'{counts.done} rows done, {counts.kept} there already, of both '
-      f'{counts.empty} without {noun}; {len(counts.unreadable)} unreadable'
+      f'{counts.done} rows computed, {counts.kept} already cached, '
+      f'{counts.empty} of them without {noun}; {len(counts.unreadable)} '
+      'unreadable'
   ]
   lines += [
       f'  left out: {file}: {reason}'
@@ -259,8 +263,8 @@ def _path(cache: pathlib.Path, key: str) -> pathlib.Path:
 
 
 def _save(path: pathlib.Path, features: np.ndarray) -> None:
-  """Writes in one piece."""
-  # Two threads may have the same content at the same time.
+  """Writes a file atomically."""
+  # Two threads may write the same content at the same time.
   part = path.with_name(f'{path.stem}.{uuid.uuid4().hex}.part')
   with part.open('wb') as file:
     np.savez(file, features=features)

@@ -1,41 +1,39 @@
-"""Anyone's own pictures and clips: the plain folder format.
+"""The plain folder format, for the user's own images and clips.
 
   DIR/labels.csv          file,split,label and any other columns
-  DIR/annotations.jsonl   optional, one object a line
+  DIR/annotations.jsonl   optional, one JSON object per line
   DIR/...                 the files that labels.csv names
 
 `labels.csv` is UTF-8. `file` is relative to DIR: an image, a video, or a folder
 with the frames of a clip (images, in the natural order of their names, so that
-2.jpg comes before 10.jpg). An empty `label`, or a negative number, is a sample
-without label. Two more columns are used if they exist: `audio`, the path of a
-sound file, and `transcript`, what is said.
+2.jpg comes before 10.jpg). An empty `label`, or a negative number, marks a
+sample without label. Two columns are optional: `audio`, the path of a sound
+file, and `transcript`, the spoken text.
 
-A line of `annotations.jsonl` belongs to an image:
+A line of `annotations.jsonl` annotates an image:
 
   {"file": "a.jpg", "width": 640, "height": 480,
    "bodies": [[[x, y, score] * 17], ...], "faces": [[[x, y, score] * 68], ...]}
 
-Bodies are in COCO, faces in iBUG order, any number of each, in pixels of an
-image of width x height, seen upright (by its EXIF or rotation flag). Where the
-image has another size the points are scaled; without `width` and `height` they
-are in its own pixels. A list that is missing or null means not annotated; what
-an empty list means is set by `data.empty_annotation`.
+Bodies have COCO joints, faces iBUG landmarks, any number of each. Coordinates
+are pixels of the upright image (by its EXIF or rotation flag) at the size width
+x height; if the image has another size, they are scaled, and without `width`
+and `height` they are pixels of the image itself. A list that is missing or null
+means not annotated; `data.empty_annotation` sets what an empty list means.
 
-Frames of a clip have a line each: `file` is the frame's own file, or the clip's
-with `"frame": i`, the number of the frame from 0, in the order of its names or
-of the video. A frame of a video that is read but has no line is not annotated.
+Each frame of a clip has its own line: `file` is the frame's own file, or the
+clip's with `"frame": i`, the number of the frame from 0, in the order of its
+names or of the video. A frame of a video without a line is not annotated.
 
 A problem with a single file or line is counted, skipped and reported (see
-`Folder.report`); above a share of `max_unreadable` it is an error.
+`Folder.report`); a share of more than `max_unreadable` is an error.
 """
 
-import csv
 import dataclasses
 import hashlib
 import json
 import os
 import pathlib
-import posixpath
 import re
 import unicodedata
 from collections import Counter
@@ -45,16 +43,17 @@ from typing import Any
 import numpy as np
 
 from vemd_jax import skeletons
-from vemd_jax.data import datasets, video
+from vemd_jax.data import labels_csv, video
+from vemd_jax.data.labels_csv import file_key, label_key, natural_key
 
 IMAGE_SUFFIXES = (
     '.jpg', '.jpeg', '.jpe', '.png', '.bmp', '.webp', '.gif', '.tif', '.tiff',
     '.jp2', '.ppm', '.pgm',
 )  # fmt: skip
 
-_LABELS = 'labels.csv'
+_LABELS = labels_csv.NAME
 _ANNOTATIONS = 'annotations.jsonl'
-# The name of a line's file, found without parsing all of the line.
+# Finds the file name of a line without parsing the whole line.
 _FILE = re.compile(r'\s*\{\s*"file"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 Features = Callable[[str], np.ndarray | None]
@@ -72,7 +71,7 @@ class Report:
     annotated: samples with at least one annotated frame.
     left_out: files that cannot be used.
     invalid_lines: lines of annotations.jsonl that cannot be used.
-    problems: one line each, the first hundred.
+    problems: the first hundred problems, one line each.
   """
 
   split: str
@@ -85,7 +84,7 @@ class Report:
   problems: list[str] = dataclasses.field(default_factory=list)
 
   def add(self, problem: str) -> None:
-    """Adds a problem; after a hundred nobody reads on."""
+    """Adds a problem; only the first hundred are kept."""
     if len(self.problems) < 100:
       self.problems.append(problem)
 
@@ -127,12 +126,13 @@ class Folder:
     """Reads the labels and annotations of a split.
 
     Args:
-      root: DIR.
+      root: the folder, DIR above.
       split: value of the column `split`.
       classes: label names in order; () takes all of labels.csv, sorted.
-      holdout: share of the split that is set apart, chosen by file name.
-      held_out: takes that share instead of the rest.
-      frames: of a folder of frames so many are read, evenly spread; 0 all.
+      holdout: share of the split that is held out, by a hash of file names.
+      held_out: selects the held-out share instead of the rest.
+      frames: number of evenly spaced frames read of a folder of frames; 0 reads
+        all.
       bodies: whether bodies are read.
       faces: whether faces are read.
       max_unreadable: largest share of files, or lines, that may be left out.
@@ -140,8 +140,8 @@ class Folder:
       text: name of a file -> float32 [Tt, E] or None.
 
     Raises:
-      FileNotFoundError: no folder, or no labels.csv in it.
-      ValueError: one line with the file, line and value at fault.
+      FileNotFoundError: there is no folder, or no labels.csv in it.
+      ValueError: the data are invalid; the message names file, line and value.
     """
     self._root = pathlib.Path(root)
     self._frames, self._audio, self._text = frames, audio, text
@@ -154,7 +154,7 @@ class Folder:
         if use
     ]
     self.report = Report(split)
-    rows, files = _read_labels(
+    rows, files = labels_csv.read(
         self._root, split, self.report, tuple(classes)
     )
     if holdout:
@@ -177,7 +177,7 @@ class Folder:
       label = row['label']
       if label and label_key(label) not in spelled:
         raise ValueError(
-            f'{self._root / _LABELS}:{row["line"]}: label {label!r} is none '
+            f'{self._root / _LABELS}:{row["line"]}: label {label!r} is not one '
             f'of the classes {", ".join(self.classes)}'
         )
       labels.append(spelled[label_key(label)] if label else -1)
@@ -198,7 +198,7 @@ class Folder:
     return len(self.files)
 
   def __getitem__(self, index: int) -> dict[str, Any]:
-    """A record: see the package's contract in `vemd_jax.data.transforms`."""
+    """A record, see `vemd_jax.data.transforms.Transform.__call__`."""
     file = self.files[index]
     path = self._path(file)
     annotations = self._annotations.get(index, {})
@@ -232,7 +232,7 @@ class Folder:
     return record
 
   def _path(self, name: str) -> pathlib.Path:
-    """The file of a name, whichever way its letters are composed."""
+    """The path of a file name, in whichever Unicode form it is stored."""
     path = self._root / name
     if path.exists():
       return path
@@ -243,22 +243,22 @@ class Folder:
     return path
 
   def _existing(self, rows, split, max_unreadable):
-    """Rows whose files can be read, and the frames of those that are clips."""
+    """Rows whose files are usable, and the frames of those that are clips."""
     kept, clips = [], []
     for row in rows:
       path = self._path(row['file'])
       names, reason = None, ''
       if path.is_dir():
         names = sorted(
-            (n for n in os.listdir(path) if _is_image(n)), key=_natural
+            (n for n in os.listdir(path) if _is_image(n)), key=natural_key
         )
-        reason = '' if names else 'has no images in it'
+        reason = '' if names else 'contains no images'
       elif not path.exists():
         reason = 'does not exist'
       elif not path.stat().st_size:
         reason = 'is empty'
       elif not (_is_image(row['file']) or _is_video(row['file'])):
-        reason = 'is neither image nor video by its name'
+        reason = 'has no suffix of an image or video'
       if reason:
         self.report.left_out += 1
         self.report.add(
@@ -283,11 +283,11 @@ class Folder:
       return
     places = {}
     for row, (file, clip) in enumerate(zip(self.files, self._clips)):
-      places[_key(file)] = (row, None if clip or _is_video(file) else 0)
+      places[file_key(file)] = (row, None if clip or _is_video(file) else 0)
       for frame, name in enumerate(clip or ()):
-        places[_key(f'{file}/{name}')] = (row, frame)
+        places[file_key(f'{file}/{name}')] = (row, frame)
     total, unknown, problems = 0, [], []
-    # Lines end with \n alone; a name may hold other separators.
+    # Only \n ends a line; file names may contain other separators.
     with path.open('rb') as file:
       for number, line in enumerate(file, 1):
         if not line.strip():
@@ -297,8 +297,8 @@ class Folder:
           text = line.decode('utf-8-sig')
           name = _FILE.match(text)
           name = json.loads(name[1]) if name else None
-          if name is not None and _key(name) not in places:
-            if not _listed(_key(name), known):
+          if name is not None and file_key(name) not in places:
+            if not _listed(file_key(name), known):
               unknown.append(name)
             continue
           self._annotate(json.loads(text), places)
@@ -309,7 +309,7 @@ class Folder:
       self.report.add(problem)
     if unknown:
       self.report.add(
-          f'{path}: {len(unknown)} lines are of files that {_LABELS} does not '
+          f'{path}: {len(unknown)} lines name files that {_LABELS} does not '
           f'list, the first {unknown[0]!r}'
       )
     _check_share(
@@ -317,10 +317,10 @@ class Folder:
     )
 
   def _annotate(self, entry: dict, places: dict) -> None:
-    """Stores one line; raises ValueError where it does not hold together."""
+    """Stores one line; raises ValueError if it is invalid."""
     if not isinstance(entry, dict) or not isinstance(entry.get('file'), str):
       raise ValueError('no "file"')
-    place = places.get(_key(entry['file']))
+    place = places.get(file_key(entry['file']))
     if place is None:
       return
     row, frame = place
@@ -351,101 +351,12 @@ class Folder:
       array = np.array(value, np.float32)
       if value and array.shape[2:] != (3,):
         raise ValueError(
-            f'{key} of {entry["file"]} has points of another form than '
-            'x, y, score'
+            f'{key} of {entry["file"]} has points that are not x, y, score'
         )
       people[key] = array.reshape(len(value), points, 3)
-    # A file may have lines of two makings; the later one is the newer.
+    # A file may have lines of two runs; the later line is the newer one.
     annotations = self._annotations.setdefault(row, {})
     annotations[frame] = (size, people['bodies'], people['faces'])
-
-
-@dataclasses.dataclass(frozen=True)
-class _Files:
-  """What all splits of a labels.csv have together."""
-
-  names: set[str]
-  classes: tuple[str, ...]
-
-
-def _read_labels(root, split, report, classes=()):
-  """Rows of a split, and the names and classes of all splits."""
-  path = root / _LABELS
-  if not path.exists():
-    what = 'folder' if not root.exists() else 'labels.csv'
-    raise FileNotFoundError(
-        f'{path}: no such {what}; expected a file with the columns file, '
-        'split, label'
-    )
-  rows, first, spellings, splits = [], {}, {}, Counter()
-  try:
-    with path.open(encoding='utf-8-sig', newline='') as file:
-      reader = csv.reader(file)
-      header = [h.strip().casefold() for h in next(reader, [])]
-      missing = [c for c in ('file', 'split', 'label') if c not in header]
-      if missing:
-        raise ValueError(
-            f'{path}:1: no column {", ".join(missing)}; the header has '
-            f'{", ".join(header) or "nothing"}'
-        )
-      for cells in reader:
-        if not any(cell.strip() for cell in cells):
-          continue
-        line = reader.line_num
-        if len(cells) < len(header):
-          raise ValueError(
-              f'{path}:{line}: {len(cells)} values for {len(header)} columns'
-          )
-        row = dict(zip(header, (cell.strip() for cell in cells)))
-        row['label'] = datasets.clean_label(row['label'])
-        number = datasets.canonical_number(row['label']) or ''
-        if number.startswith('-') and row['label'] not in classes:
-          # Lists write -1 where there is no label.
-          report.add(
-              f'{path}:{line}: label {row["label"]} is taken as no label'
-          )
-          row['label'] = ''
-        row['line'] = line
-        row['file'] = row['file'].removeprefix('./').rstrip('/')
-        if not row['file']:
-          raise ValueError(f'{path}:{line}: the column file is empty')
-        known = first.setdefault(_key(row['file']), row)
-        if known is not row:
-          same = known['split'].casefold() == row['split'].casefold()
-          same = same and label_key(known['label']) == label_key(row['label'])
-          if not same:
-            raise ValueError(
-                f'{path}:{line}: {row["file"]} stands in line {known["line"]} '
-                f'with {known["split"]}, {known["label"]} and here with '
-                f'{row["split"]}, {row["label"]}'
-            )
-          if row['split'].casefold() == split.casefold():
-            report.add(f'{path}:{line}: {row["file"]} stands twice')
-          continue
-        splits[row['split']] += 1
-        if row['label']:
-          spelled = spellings.setdefault(label_key(row['label']), Counter())
-          spelled[row['label']] += 1
-        if row['split'].casefold() == split.casefold():
-          rows.append(row)
-  except UnicodeDecodeError as error:
-    raise ValueError(f'{path}: not UTF-8 ({error})') from error
-  except csv.Error as error:
-    raise ValueError(f'{path}:{reader.line_num}: {error}') from error
-  if not rows:
-    there = ', '.join(f'{k!r} ({v})' for k, v in splits.items())
-    raise ValueError(
-        f'{path}: no rows of split {split!r}; there are {there or "none"}'
-    )
-  # The usual spelling of a label stands for the others.
-  classes = [max(c, key=lambda s: (c[s], s)) for c in spellings.values()]
-  for spelled in spellings.values():
-    if len(spelled) > 1:
-      report.add(
-          f'{path}: taken as one label: '
-          + ', '.join(f'{k} ({v})' for k, v in spelled.items())
-      )
-  return rows, _Files(set(first), tuple(sorted(classes, key=_natural)))
 
 
 def _check_share(bad, total, limit, what, problems):
@@ -456,31 +367,14 @@ def _check_share(bad, total, limit, what, problems):
     )
 
 
-def _key(name: str) -> str:
-  """Names are compared in one composition, with one separator."""
-  name = unicodedata.normalize('NFC', name.replace('\\', '/'))
-  return posixpath.normpath(name)
-
-
-def label_key(label: str) -> str:
-  """Labels are compared without letter case, numbers by their value."""
-  return datasets.canonical_number(label) or label.casefold()
-
-
 def _listed(key: str, known: set[str]) -> bool:
   return key in known or key.rpartition('/')[0] in known
 
 
 def _share(file: str) -> float:
-  """A number in 0..1 that depends on the name alone."""
-  digest = hashlib.sha256(_key(file).encode()).digest()
+  """A number in [0, 1) that depends only on the file name."""
+  digest = hashlib.sha256(file_key(file).encode()).digest()
   return int.from_bytes(digest[:4], 'big') / 2**32
-
-
-def _natural(name: str) -> tuple:
-  """Sorts numbers in names by value."""
-  parts = re.split(r'([0-9]+)', name.casefold())
-  return [int(p) if i % 2 else p for i, p in enumerate(parts)], name
 
 
 def _is_image(name: str) -> bool:
@@ -492,7 +386,7 @@ def _is_video(name: str) -> bool:
 
 
 def _read(path: pathlib.Path) -> bytes:
-  """A file's content; nothing where it has gone since the start."""
+  """A file's content; empty if the file was removed since the start."""
   try:
     return path.read_bytes()
   except OSError:
@@ -501,5 +395,5 @@ def _read(path: pathlib.Path) -> bytes:
 
 def _short(error: Exception) -> str:
   if isinstance(error, json.JSONDecodeError):
-    return f'not a whole JSON object ({error.msg} at column {error.colno})'
+    return f'not a complete JSON object ({error.msg} at column {error.colno})'
   return str(error)

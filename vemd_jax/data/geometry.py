@@ -7,7 +7,7 @@ import numpy as np
 
 
 def then(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-  """One affine map after another."""
+  """Composes two affine maps: `first`, then `second`."""
   return second @ np.vstack([first, [0.0, 0.0, 1.0]])
 
 
@@ -17,14 +17,14 @@ def then(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def resize_matrix(
     box: tuple[int, int, int, int], size: tuple[int, int]
 ) -> np.ndarray:
-  """The affine map of a crop that is resized.
+  """The affine map of a crop followed by a resize.
 
   Args:
     box: (left, top, width, height) in whole pixels.
     size: (H, W) of the result.
 
   Returns:
-    [2, 3] float64; takes (x, y, 1) to the result's pixels.
+    [2, 3] float64; maps (x, y, 1) to pixels of the result.
   """
   left, top, width, height = box
   sx, sy = size[1] / width, size[0] / height
@@ -35,7 +35,7 @@ def resize_matrix(
 
 
 def flip_matrix(matrix: np.ndarray, width: int) -> np.ndarray:
-  """Adds a mirroring of a result of `width` pixels to an affine map."""
+  """Appends a horizontal flip of a result of `width` pixels to a map."""
   mirror = np.array([[-1.0, 0.0, width - 1.0], [0.0, 1.0, 0.0]])
   return then(matrix, mirror)
 
@@ -48,7 +48,8 @@ def transform_points(
   Args:
     points: [..., K, 3] (x, y, score).
     matrix: [2, 3].
-    order: [K] which joint becomes joint k; for a flip `skeletons.FLIPS`.
+    order: [K] index of the joint that becomes joint k; for a flip
+      `skeletons.FLIPS`.
 
   Returns:
     [..., K, 3] float32.
@@ -64,12 +65,13 @@ def random_box(
     ratio: tuple[float, float],
     rng: np.random.Generator,
 ) -> tuple[int, int, int, int]:
-  """A random crop.
+  """Draws a random crop.
 
   Args:
     size: (H, W) of the image.
     scale: range of the crop's share of the image's area.
-    ratio: range of the crop's aspect over the image's; drawn in its logarithm.
+    ratio: range of the crop's aspect ratio relative to the image's, drawn
+      log-uniformly.
     rng: source of randomness.
 
   Returns:
@@ -96,13 +98,13 @@ def resize_crop(
     side: of the result, in pixels.
 
   Returns:
-    [side, side, 3] uint8, and the [2, 3] matrix that takes pixels of the image
+    [side, side, 3] uint8, and the [2, 3] matrix that maps pixels of the image
     to pixels of the result.
   """
   left, top, *size = box
-  # How often each side is halved first. The linear filter does not alias when
-  # it shrinks by less than 2, and averages pairs where it shrinks by just 2; it
-  # is ten times as fast as INTER_AREA. A rest of 1 to 7 pixels is cut off.
+  # Number of halvings per side before the final resize. Bilinear filtering
+  # does not alias at factors below 2, averages pairs at exactly 2, and is ten
+  # times as fast as INTER_AREA. A remainder of 1 to 7 pixels is cut off.
   halves = [max(0, (length // side).bit_length() - 1) for length in size]
   size = [length >> n << n for length, n in zip(size, halves)]
   matrix = resize_matrix((left, top, *size), (side, side))

@@ -24,22 +24,22 @@ from vemd_jax import skeletons
 
 # Beyond this many sigma a limb is below 1e-6 and is not drawn.
 _REACH = 5.3
-# Sides of the windows in which limbs are drawn; a limb takes the smallest that
-# holds it, and all limbs of a window size are drawn in one go.
+# Sides of the windows in which limbs are drawn; each limb uses the smallest one
+# that contains it, and all limbs of one window size are drawn together.
 _WINDOWS = np.array([12, 16, 24, 40, 56, 96, 192, 384, 1024, 1 << 30])
 _CACHE = 40_000
 
 
 @functools.lru_cache(maxsize=256)
 def _window(rows: int, columns: int, width: int, channels: int):
-  """(x, y, 1) of a window's pixels, and where they lie in a flat map."""
+  """(x, y, 1) of a window's pixels, and their offsets in a flattened map."""
   y, x = np.divmod(np.arange(rows * columns), columns)
   pixels = np.stack([x, y, np.ones_like(x)]).astype(np.float32)
   return pixels, (y * width + x) * channels
 
 
 def _segments(xp: Any, start: Any, end: Any, sigma: float):
-  """The lines through segments, in units of sqrt(2) sigma.
+  """Lines through limb segments, in units of sqrt(2) sigma.
 
   With p the distance of a pixel from the line and q how far it lies beyond an
   end of the segment, d^2 = p^2 + q^2 and the value is exp(-d^2).
@@ -76,7 +76,8 @@ def render(
 ) -> np.ndarray:
   """Renders limb heatmaps on the host.
 
-  Draws each limb only in a window around it, all people and limbs together.
+  Each limb is drawn only in a window around it; all people and limbs are
+  processed together.
 
   Args:
     keypoints: [..., P, K, 3] (x, y, score), x and y in pixels of the image.
@@ -130,7 +131,7 @@ def render(
     rows = min(int(_WINDOWS[key // len(_WINDOWS)]), height)
     columns = min(int(_WINDOWS[key % len(_WINDOWS)]), width)
     pixels, step = _window(rows, columns, width, channels)
-    # Few enough limbs at a time that the arrays stay in the cache.
+    # The number of limbs per iteration keeps the arrays in the CPU cache.
     count = max(1, _CACHE // (rows * columns))
     for i in range(0, len(chosen), count):
       some = chosen[i : i + count]
@@ -178,13 +179,13 @@ def render_jax(
   visible &= mask.reshape(maps, -1)[..., None]  # [N, P, L]
   scale = np.array([width / image_size[1], height / image_size[0]], np.float32)
   points = keypoints[..., :2] * scale[None, None, None]
-  # A missing point may be anything, also NaN.
+  # Coordinates of missing points are arbitrary and may be NaN.
   points = jnp.where(jnp.isfinite(points), points, 0.0)
   start, end = points[:, :, limbs[:, 0]], points[:, :, limbs[:, 1]]
 
   # p across the limb, q along it, here from its middle.
   cosine, sine, half, point = _segments(jnp, start, end, sigma)
-  # No pixel is near a limb that does not exist.
+  # A half length of -inf makes the value of an invisible limb 0 everywhere.
   half = jnp.where(visible, half, -jnp.inf)
   middle = jnp.where(point[..., None], start, (start + end) / 2)
   x = jnp.arange(width, dtype=jnp.float32)[None, :, None]
@@ -200,8 +201,8 @@ def render_jax(
     q = jnp.maximum(jnp.abs(q) - half[:, None, None], 0.0)
     return total + jnp.exp(-(p * p + q * q)), None
 
-  # [N, h, w, L] is all that is ever held; five people to a turn are fused
-  # into one loop over the pixels, which is several times as fast as one.
+  # The scan bounds memory to [N, h, w, L]; unrolling fuses five people into one
+  # loop over the pixels, which is several times as fast as one per iteration.
   people = (middle, cosine, sine, half)
   total, _ = jax.lax.scan(
       add,

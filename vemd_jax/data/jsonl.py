@@ -1,7 +1,7 @@
-"""Files of one JSON object a line that survive an interruption.
+"""JSON Lines files (one object per line) that survive an interruption.
 
-Lines are appended whole and flushed. A sidecar `NAME.meta.json` says what they
-were made with, so that lines of two makings never stand in one file.
+Lines are appended whole and flushed. A sidecar `NAME.meta.json` stores the
+settings that they were made with, so that a file never mixes two settings.
 """
 
 import contextlib
@@ -14,19 +14,19 @@ from typing import IO, Any
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
-  """Reads all whole lines.
+  """Reads all complete lines.
 
   Args:
     path: the file.
 
   Returns:
-    The objects, in the file's order. A last line without its line end is torn
-    (the writer was stopped) and does not count.
+    The objects, in the file's order. A last line without a newline is
+    incomplete (the writer was interrupted) and is ignored.
 
   Raises:
-    ValueError: a whole line is not a JSON object.
+    ValueError: a complete line is not a JSON object.
   """
-  # Split at b'\n' alone: a file name may hold other line separators.
+  # Split at b'\n' only: file names may contain other line separators.
   lines = path.read_bytes().split(b'\n')[:-1]
   objects = []
   for number, line in enumerate(lines, 1):
@@ -45,32 +45,32 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
 def resume(
     path: pathlib.Path, made_with: Mapping[str, Any], overwrite: bool = False
 ) -> list[dict[str, Any]]:
-  """Makes a file ready to be appended to.
+  """Prepares a file for appending.
 
-  Drops a torn last line; writes the sidecar of a new file.
+  Drops an incomplete last line; writes the sidecar of a new file.
 
   Args:
     path: the file; it need not exist.
-    made_with: what the lines depend on, as plain JSON values.
-    overwrite: starts anew where the existing lines were made with something
-      else; the old file is kept as `NAME.bak`.
+    made_with: settings that the lines depend on, as plain JSON values.
+    overwrite: starts a new file if the existing lines were made with other
+      settings; the old file is kept as `NAME.bak`.
 
   Returns:
-    The lines that are there already.
+    The existing lines.
 
   Raises:
-    ValueError: the existing lines were made with something else.
+    ValueError: the existing lines were made with other settings.
   """
   sidecar = meta_path(path)
   made_with = json.loads(json.dumps(made_with))
   found = meta(path)
   if path.exists() and path.stat().st_size and found != made_with:
     if not overwrite:
-      before = 'something else' if found is None else json.dumps(found)
+      before = 'unknown settings' if found is None else json.dumps(found)
       raise ValueError(
           f'{path} was made with {before}, not with {json.dumps(made_with)}; '
-          '--overwrite starts anew and keeps the old file as '
-          f'{path.name}.bak, --out writes elsewhere'
+          '--overwrite starts a new file and keeps the old one as '
+          f'{path.name}.bak, --out writes to another file'
       )
     path.replace(path.with_name(path.name + '.bak'))
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ def resume(
 
 
 def drop_torn_line(path: pathlib.Path) -> None:
-  """Cuts off a last line that was not written whole."""
+  """Truncates a last line that was not written completely."""
   if not path.exists():
     return
   content = path.read_bytes()
@@ -94,10 +94,10 @@ def drop_torn_line(path: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def lock(path: pathlib.Path) -> Iterator[None]:
-  """Keeps other processes from writing to the same folder.
+  """Locks a folder against other writing processes.
 
   Args:
-    path: the file that will be written; its folder is made.
+    path: the file to be written; its folder is created.
 
   Yields:
     Nothing.
@@ -112,21 +112,21 @@ def lock(path: pathlib.Path) -> Iterator[None]:
       fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
       raise RuntimeError(
-          f'another process writes to {path.parent}'
+          f'another process is writing to {path.parent}'
       ) from None
     except OSError:
-      pass  # A network file system without locks: go on without.
+      pass  # A network file system without locks: continue unlocked.
     yield
   finally:
     os.close(folder)
 
 
 def append(file: IO[str], *objects: Mapping[str, Any]) -> None:
-  """Writes lines in one piece and hands them to the operating system.
+  """Writes lines with one call and flushes them.
 
   Args:
     file: opened for appending as UTF-8 with newline=''.
-    *objects: one a line.
+    *objects: one per line.
   """
   file.write(
       ''.join(
@@ -148,7 +148,7 @@ def meta_path(path: pathlib.Path) -> pathlib.Path:
 
 
 def meta(path: pathlib.Path) -> dict[str, Any] | None:
-  """What a file's lines were made with; None where nothing says it."""
+  """Settings stored in a file's sidecar; None without a sidecar."""
   sidecar = meta_path(path)
   if not sidecar.exists():
     return None

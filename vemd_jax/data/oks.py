@@ -23,7 +23,7 @@ def object_keypoint_similarity(
     sigmas: [K] spread of each joint.
 
   Returns:
-    [N, M] float64 in 0..1; 0 where the true person has no labelled joint.
+    [N, M] float64 in 0..1; 0 if the true person has no labelled joint.
   """
   found = np.asarray(found, np.float64)
   truth = np.asarray(truth, np.float64)
@@ -40,7 +40,7 @@ def object_keypoint_similarity(
 def best_match(
     found: np.ndarray, truth: np.ndarray, area: np.ndarray
 ) -> np.ndarray:
-  """The similarity of each true person to the found person nearest to it.
+  """Similarity of each true person to the most similar found person.
 
   Args:
     found: [N, 17, 3] bodies (x, y, score).
@@ -48,7 +48,7 @@ def best_match(
     area: [M] square pixels.
 
   Returns:
-    [M] float64 in 0..1; 0 where nobody was found.
+    [M] float64 in 0..1; 0 if nobody was found.
   """
   similarity = object_keypoint_similarity(found, truth, area)
   return similarity.max(0, initial=0.0)

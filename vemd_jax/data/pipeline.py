@@ -1,12 +1,13 @@
 """Batches from the data settings of a config, with Grain.
 
-Batch k of a training run is a pure function of the seed and k: so a run that is
-stopped goes on exactly where it was by starting at its step, and neither
-threads nor worker processes change what comes. Each epoch has its own order.
+Batch k of a training run is a pure function of the seed and k. An interrupted
+run therefore resumes exactly by starting at its step, and the data do not
+depend on the number of threads and worker processes. Each epoch is shuffled
+anew.
 
-In a mixture each batch is of one dataset. An epoch is over when every dataset
-has given `weight * size` samples; the order of the datasets within it is drawn
-at random (the reference draws the next batch's dataset until all are used up).
+In a mixture each batch comes from one dataset. An epoch ends when every dataset
+has contributed `weight * size` samples; the order of the datasets within it is
+random (the reference draws the dataset of each batch until all are exhausted).
 """
 
 import math
@@ -25,17 +26,17 @@ Batch = dict[str, np.ndarray]
 
 
 def make_transform(data: Settings, train: bool) -> transforms.Transform:
-  """The transform that the settings describe.
+  """Builds the transform of the data settings.
 
   Args:
     data: `config.data`.
-    train: whether it augments.
+    train: whether to augment.
 
   Returns:
     The transform.
 
   Raises:
-    ValueError: if heatmaps of no size are to be rendered on the host.
+    ValueError: heatmaps are rendered on the host but have no size.
   """
   host = data.targets == 'host'
   if host and not data.heatmap_size:
@@ -72,11 +73,11 @@ def make_transform(data: Settings, train: bool) -> transforms.Transform:
 def batches_per_epoch(
     datasets: Mapping[str, Settings], batch_size: int, process_count: int = 1
 ) -> dict[str, int]:
-  """How many batches of each dataset an epoch has.
+  """Number of batches of each dataset in an epoch.
 
   Args:
     datasets: name -> settings.
-    batch_size: of one process.
+    batch_size: samples per batch and process.
     process_count: number of processes.
 
   Returns:
@@ -98,7 +99,7 @@ def batches_per_epoch(
 def steps_per_epoch(
     datasets: Mapping[str, Settings], batch_size: int, process_count: int = 1
 ) -> int:
-  """Steps until all datasets are used up, see `batches_per_epoch`."""
+  """Steps of an epoch over all datasets, see `batches_per_epoch`."""
   return sum(batches_per_epoch(datasets, batch_size, process_count).values())
 
 
@@ -110,21 +111,22 @@ def train_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[tuple[str, Batch]]:
-  """Endless training batches, shuffled and augmented.
+  """Yields training batches, shuffled and augmented, without end.
 
   Args:
     datasets: name -> settings; several are mixed.
-    batch_size: of this process.
-    seed: everything random follows from it.
-    start_step: the first batch is that of this step.
-    process_index: number of this process.
-    process_count: each process has its own part of every dataset.
+    batch_size: samples per batch of this process.
+    seed: determines shuffling, augmentation and mixture.
+    start_step: step of the first batch.
+    process_index: index of this process.
+    process_count: number of processes; each reads its own shard of every
+      dataset.
 
   Yields:
     Name of the dataset, and a batch of it.
 
   Raises:
-    ValueError: if a dataset has fewer samples than there are processes.
+    ValueError: a dataset has fewer samples than there are processes.
   """
   names = list(datasets)
   streams = [
@@ -150,7 +152,7 @@ def _stream(
     process_index: int,
     process_count: int,
 ) -> grain.MapDataset:
-  """One dataset's batches of one process, without end."""
+  """Infinite sequence of one process's batches of a dataset."""
   source = make_source(data, 'train')
   if len(source) < process_count:
     raise ValueError(
@@ -161,20 +163,20 @@ def _stream(
   read = grain.MapDataset.source(source)
   if process_count > 1:
     read = read[process_index::process_count]
-  # Repeated before it is batched: a split may be smaller than a batch.
+  # Repeat before batching, since a split may be smaller than a batch.
   read = read.seed(own_seed).shuffle().repeat()
   read = read.random_map(make_transform(data, train=True))
   return read.batch(batch_size)
 
 
 class _Mixture:
-  """Random access to the batches of several datasets, without end."""
+  """Random access to the infinite sequence of a mixture's batches."""
 
   def __init__(
       self, streams: list[grain.MapDataset], counts: list[int], seed: int
   ):
     self._streams, self._counts, self._seed = streams, counts, seed
-    # What was computed last; without it a step would cost an epoch's drawing.
+    # The order of the last epoch, so that it is drawn once and not every step.
     self._epoch: tuple[int, np.ndarray, np.ndarray] | None = None
 
   def __len__(self) -> int:
@@ -191,7 +193,7 @@ class _Mixture:
     return index, self._streams[index][position]
 
   def order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    """An epoch's datasets in order, and which batch of its dataset each is."""
+    """Dataset of each step of an epoch, and its batch number in the epoch."""
     last = self._epoch
     if last is None or last[0] != epoch:
       which = np.repeat(np.arange(len(self._counts)), self._counts)
@@ -204,8 +206,8 @@ class _Mixture:
 
 
 def _iterate(read: grain.MapDataset, threads: int, workers: int) -> Iterator:
-  """Reads ahead in threads, and in worker processes if there are any."""
-  # Elements are whole batches: few of them make a long queue.
+  """Prefetches in threads, and in worker processes if `workers` is not 0."""
+  # An element is a whole batch, so a short queue suffices.
   options = grain.ReadOptions(
       num_threads=threads, prefetch_buffer_size=2 * threads
   )
@@ -233,18 +235,18 @@ def eval_batches(
 ) -> Iterator[Batch]:
   """One pass over a split, in order, without augmentation.
 
-  Every process gets the same number of batches; what is missing is filled up
-  with samples whose mask is False.
+  Every process gets the same number of batches; the last ones are padded with
+  samples whose mask is False.
 
   Args:
     data: `config.data`.
     split: see `make_source`.
-    batch_size: of this process.
-    process_index: number of this process.
-    process_count: process i has samples i, i + process_count, ...
+    batch_size: samples per batch of this process.
+    process_index: index of this process.
+    process_count: process i reads samples i, i + process_count, ...
 
   Yields:
-    Batches of one size.
+    Batches of equal size.
   """
   source = make_source(data, split)
   own = -(-len(source) // process_count)
@@ -252,13 +254,13 @@ def eval_batches(
   padded = _Padded(source, own, process_index, process_count)
   read = grain.MapDataset.source(padded)
   read = read.map(make_transform(data, train=False)).batch(batch_size)
-  # Worker processes would forget what is kept in memory.
+  # The samples cached in the memory of a worker process would be lost.
   workers = 0 if data.cache else data.num_workers
   yield from _iterate(read, data.num_threads, workers)
 
 
 class _Padded:
-  """A process's samples of a source, then empty records up to a length."""
+  """One process's samples of a source, padded with empty records."""
 
   def __init__(self, source, length: int, first: int, step: int):
     self._source, self._length = source, length

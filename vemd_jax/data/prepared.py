@@ -1,8 +1,8 @@
-"""Reads what `vemd_jax.data.prepare` wrote, and annotations beside it.
+"""Reads the output of `vemd_jax.data.prepare` and its annotations.
 
 `annotations.jsonl` has the folder format (see `vemd_jax.data.folder`): `file`
 as in index.jsonl, and for clips `frame`, the number of the stored frame.
-Keypoints that the dataset came with are not replaced.
+Keypoints that are distributed with the dataset are not replaced.
 """
 
 import json
@@ -24,9 +24,9 @@ class PreparedSource:
     classes: names, in the order of the label numbers.
     labels: [n] int32, -1 without label.
     files: names as in index.jsonl.
-    options: of `vemd_jax.data.prepare`.
-    report: what was read and left out here; what preparation left out stands
-      in report.json.
+    options: options of the preparation.
+    report: what was read and left out here; report.json lists what the
+      preparation left out.
   """
 
   def __init__(
@@ -45,33 +45,34 @@ class PreparedSource:
 
     Args:
       root: the folder that was given as `--out`.
-      name: dataset that must be there; '' takes what is there.
+      name: expected dataset; '' accepts any.
       split: one of the prepared splits; of a dataset with folds 'train' or
         'test'. 'holdout' is the held-out part of train.
       fold: 1 .. number of folds; 0 without folds.
-      holdout: share of train that is held out; whole subjects or source videos
-        where names tell them. 'train' is what remains.
-      frames: of a clip with more so many are given, evenly spread; 0 all.
+      holdout: share of train that is held out, by whole subjects or source
+        videos if file names identify them. 'train' is the rest.
+      frames: number of evenly spaced frames to take from longer clips; 0 takes
+        all.
       max_unreadable: largest share of annotation lines that may be left out.
-      audio: name of a file -> float32 [Ta, M] or None, where no spectrogram is
-        stored.
+      audio: name of a file -> float32 [Ta, M] or None; used if no spectrogram
+        is stored.
       text: name of a file -> float32 [Tt, E] or None.
 
     Raises:
       FileNotFoundError: there is no complete preparation.
-      ValueError: split, fold or name do not fit it, or the split is empty.
+      ValueError: split, fold or name do not match it, or the split is empty.
     """
     root = Path(root)
     made_file = root / 'prepared.json'
     if not made_file.exists():
       raise FileNotFoundError(
-          f'{root} holds no complete preparation (no prepared.json); make it '
-          f'with python -m vemd_jax.data.prepare {name or "DATASET"} '
+          f'{root} contains no complete preparation (no prepared.json); create '
+          f'it with python -m vemd_jax.data.prepare {name or "DATASET"} '
           f'--source=DIR --out={root}'
       )
     made = json.loads(made_file.read_text(encoding='utf-8'))
     if name and name != made['dataset']:
-      raise ValueError(f'{root} holds {made["dataset"]}, not {name}')
+      raise ValueError(f'{root} contains {made["dataset"]}, not {name}')
     self.name = made['dataset']
     self.classes = tuple(made['classes'])
     self.options = made['options']
@@ -109,13 +110,13 @@ class PreparedSource:
     return len(self.files)
 
   def __getitem__(self, index: int) -> dict[str, Any]:
-    """A record as `vemd_jax.data.decoding.decode` takes it.
+    """A record, the input of `vemd_jax.data.decoding.decode`.
 
-    Besides, where the dataset has them: `ignore`, crowds and people without
-    joints, `label_multi_hot` int32 [C], `transcript`.
+    Depending on the dataset it also has `ignore` (crowds and people without
+    joints), `label_multi_hot` int32 [C] and `transcript`.
     """
     if self._data is None:
-      # Opened where it is used: a worker process opens its own.
+      # Opened on first use, so that each worker process opens its own.
       self._data = _open(self._root, self._stored)
     stored = self._data[int(self._positions[index])]
     frames = stored['frames']
@@ -127,7 +128,7 @@ class PreparedSource:
         'label': int(self.labels[index]),
         'frames': [frames[c] for c in chosen],
     }
-    # Only images come with keypoints, so a clip's frames have none here.
+    # Only image datasets store keypoints; the frames of clips have none here.
     ignore = np.asarray(stored['ignore_boxes'], np.float32)
     given = {
         'annotation_size': None,
@@ -135,7 +136,7 @@ class PreparedSource:
         'faces': _people(stored['faces'], stored['num_faces']),
     }
     for key in ('bodies', 'faces'):
-      # People without joints and nobody else is not the same as nobody.
+      # An image that shows only people without joints does not count as empty.
       if len(ignore) and given[key] is not None and not len(given[key]):
         given[key] = None
     found = self._annotations.get(index, {})
@@ -167,7 +168,7 @@ class PreparedSource:
 
 
 class _Annotations(folder.Folder):
-  """The folder format's reader of annotations.jsonl, on prepared data.
+  """Applies the folder format's reader of annotations.jsonl to prepared data.
 
   Attributes:
     by_row: row -> stored frame -> ((width, height) or None, bodies, faces).
@@ -183,7 +184,7 @@ class _Annotations(folder.Folder):
 
 
 def _open(root: Path, split: str):
-  # Slow to import, and not needed by those who only list the files.
+  # Imported late, since it is slow and not needed to list the files.
   import tensorflow_datasets as tfds
 
   return tfds.builder_from_directory(root / 'data').as_data_source(split)
@@ -206,7 +207,7 @@ def _select(
     fold: int,
     holdout: float,
 ) -> tuple[str, np.ndarray, list[dict[str, Any]]]:
-  """TFDS split, positions in it, and index lines of what was asked for."""
+  """TFDS split, positions in it, and index lines of the requested split."""
   facts = datasets.get(made['dataset'])
   if not 0 <= holdout < 1:
     raise ValueError(f'holdout={holdout}: expected 0 <= share < 1')

@@ -1,4 +1,4 @@
-"""The datasets that a config can name, opened as sources of records."""
+"""Opens the datasets that a config names as sources of records."""
 
 import functools
 import json
@@ -26,22 +26,23 @@ Settings = Any
 def make_source(data: Settings, split: str):
   """Opens a split of a dataset.
 
-  A second call for the same data returns the same source, with the samples that
-  it holds in memory, as long as the files that list the data have not changed.
+  Sources are cached: a second call with the same settings returns the same
+  source, including its samples in memory, unless the files that list the data
+  have changed.
 
   Args:
     data: `config.data`; `source` is a key of `SOURCES`, or the import path of a
       function that is called with these settings and the split.
-    split: 'train', 'val', 'test', or 'holdout', the share `data.holdout` of
-      'train' that is set apart. Without a `data.val_split`, 'val' is that, too.
+    split: 'train', 'val', 'test', or 'holdout', the held-out share
+      `data.holdout` of 'train'. Without `data.val_split`, 'val' is 'holdout'.
 
   Returns:
     `len(s)`, `s[i]` (a record, see `decoding.decode`), `s.classes`,
     `s.labels` int32 [n].
 
   Raises:
-    FileNotFoundError: if the data are not there.
-    ValueError: if there is no such split, or the data make no sense.
+    FileNotFoundError: the data do not exist.
+    ValueError: there is no such split, or the data are invalid.
   """
   make = import_path.find(data.source, SOURCES, 'config.data.source')
   if split == 'val' and not data.val_split and data.source != 'group_scenes':
@@ -52,7 +53,7 @@ def make_source(data: Settings, split: str):
     )
   if split == 'holdout' and not data.holdout:
     raise ValueError(
-        'there is nothing to choose the checkpoint on: set data.val_split, or '
+        'there is no split to select the checkpoint on: set data.val_split, or '
         'data.holdout to a share of train'
     )
   if split == 'test' and not data.test_split:
@@ -77,13 +78,13 @@ def make_source(data: Settings, split: str):
 
 _opening = threading.Lock()
 
-# Files whose change makes a source another one.
+# Files whose modification invalidates a cached source.
 _LISTS = (
     'labels.csv', 'annotations.jsonl', 'prepared.json',
     f'{vit_features.CACHE}/index.jsonl',
 )  # fmt: skip
 
-# What a source depends on; the others only change what is made of it.
+# Settings that a source depends on; the others only affect the transform.
 _SOURCE_SETTINGS = (
     'name', 'source', 'root', 'classes', 'train_split', 'val_split',
     'test_split', 'holdout', 'fold', 'image_size', 'grayscale', 'frames',
@@ -94,7 +95,7 @@ _SOURCE_SETTINGS = (
 
 @functools.lru_cache(maxsize=32)
 def _open(make: Callable, settings: str, split: str, stamps: tuple):
-  """Opens a source; the arguments are all that it depends on."""
+  """Opens a source; the arguments form the complete cache key."""
   del stamps
   data = _Settings(json.loads(settings))
   source = make(data, split)
@@ -103,13 +104,13 @@ def _open(make: Callable, settings: str, split: str, stamps: tuple):
   if data.vit_dim:
     source = _with_vit_features(source, data)
   if data.cache:
-    # Twice the size leaves enough for crops of a quarter of the area.
+    # Twice the size gives full resolution to crops of a quarter of the area.
     source = Cached(source, data.frames, 2 * data.image_size)
   return source
 
 
 class _Settings:
-  """Nested dicts as attributes."""
+  """Attribute access to nested dicts."""
 
   def __init__(self, values: Mapping[str, Any]):
     for key, value in values.items():
@@ -118,7 +119,7 @@ class _Settings:
 
 
 def plain(settings: Settings) -> dict[str, Any]:
-  """Settings as a dict, nested ones too."""
+  """Converts settings to nested dicts."""
   if hasattr(settings, 'to_dict'):
     return settings.to_dict()
   return {
@@ -142,7 +143,7 @@ def _group_scenes(data: Settings, split: str):
       seed=scenes.seed,
   )
   if split in ('train', 'holdout') and data.holdout:
-    # Samples are exchangeable: the last ones will do.
+    # Samples are exchangeable, so the last ones serve as the holdout.
     first = round(len(source) * (1 - data.holdout))
     ends = (0, first) if split == 'train' else (first, len(source))
     source = _Part(source, *ends)
@@ -214,7 +215,7 @@ def _prepared(data: Settings, split: str):
   if lacking and (lacking != ['audio'] or datasets.get(source.name).audio):
     raise ValueError(
         f'{data.root} was prepared without --{lacking[-1]}, which this run '
-        f'needs: give it to python -m vemd_jax.data.prepare {source.name}'
+        f'needs: add it to python -m vemd_jax.data.prepare {source.name}'
     )
   return source
 
@@ -230,7 +231,7 @@ SOURCES = {
 def _with_vit_features(source, data: Settings):
   if data.source == 'group_scenes':
     raise ValueError(
-        'data.vit_dim: group_scenes has no place for cached ViT features'
+        'data.vit_dim: group_scenes does not support cached ViT features'
     )
   look_up = vit_features.features(
       data.root,
@@ -244,7 +245,7 @@ def _with_vit_features(source, data: Settings):
     raise ValueError(
         f'{data.root}: {len(missing)} of {len(source)} samples, such as '
         f'{missing[0]}, have no cached ViT features; {vit_features.COMMAND} '
-        'goes on where it stopped'
+        'resumes where it stopped'
     )
   return _WithVitFeatures(source, look_up)
 
@@ -280,15 +281,15 @@ class _Part:
 
 
 class Cached:
-  """Keeps a source's records in memory, decoded, after their first use."""
+  """Caches the decoded records of a source in memory after their first use."""
 
   def __init__(self, source, frames: int, max_side: int):
-    """Keeps nothing yet.
+    """Starts with an empty cache.
 
     Args:
-      source: what gives the records.
+      source: source of the records.
       frames: T.
-      max_side: of the images that are kept, in pixels.
+      max_side: upper bound of the longer side of cached images, in pixels.
     """
     self._source, self._frames, self._max_side = source, frames, max_side
     self._records: dict[int, decoding.Record] = {}
@@ -296,15 +297,15 @@ class Cached:
 
   @property
   def report(self):
-    """The source's own, or None."""
+    """The report of the source, or None."""
     return getattr(self._source, 'report', None)
 
   def __len__(self) -> int:
     return len(self._source)
 
   def __getitem__(self, index: int) -> decoding.Record:
-    # Two threads may decode the same record; both get the same, and setting
-    # an item of a dict is atomic.
+    # Two threads may decode the same record. Their results are equal, and
+    # setting an item of a dict is atomic.
     record = self._records.get(index)
     if record is None:
       record = decoding.decode(
@@ -314,5 +315,5 @@ class Cached:
     return record
 
   def __getstate__(self) -> dict[str, Any]:
-    # Worker processes start with an empty memory of their own.
+    # Worker processes start with an empty cache of their own.
     return {**self.__dict__, '_records': {}}

@@ -1,14 +1,13 @@
-"""From a record to a sample of fixed shapes: decode, augment, pad, render.
+"""Turns a record into a sample of fixed shapes: decode, augment, pad, render.
 
-Geometry: a pixel's centre has whole coordinates, so pixel x covers x - 0.5 to
-x + 0.5, and resizing by s takes x to (x + 0.5) s - 0.5, which is what
-`cv2.resize` does to the image. Every frame of a clip gets the same crop, flip
-and colours.
+Geometry: pixel centres have integer coordinates, so pixel x covers x - 0.5 to
+x + 0.5, and resizing by s maps x to (x + 0.5) s - 0.5, as `cv2.resize` does to
+the image. Every frame of a clip gets the same crop, flip and colour change.
 
-In evaluation the whole image is resized to a square, without regard to its
-aspect, as the reference does: a centre crop would cut off the people at the
-sides of a group photograph. Training crops take their aspect relative to the
-image's own, so that the largest crop is just what evaluation sees.
+In evaluation the whole image is resized to a square, regardless of its aspect
+ratio, as in the reference: a centre crop would cut off the people at the sides
+of a group photograph. The aspect ratio of training crops is relative to the
+image's, so that the largest crop equals the evaluation view.
 """
 
 import dataclasses
@@ -29,7 +28,7 @@ from vemd_jax.data.geometry import (
 )
 
 Sample = dict[str, np.ndarray]
-# The pipeline has its own threads; those of OpenCV would only compete.
+# The pipeline has its own threads; those of OpenCV would compete with them.
 cv2.setNumThreads(1)
 _RGB_TO_YIQ = np.array([
     [0.299, 0.587, 0.114],
@@ -55,11 +54,11 @@ def color_matrix(
     brightness: factor of the values.
     contrast: factor of the distance from the mean luma.
     saturation: factor of the distance from grey.
-    hue: turn of the chroma plane (YIQ), in full turns.
+    hue: rotation of the chroma plane (YIQ), in full turns.
     luma: the image's mean luma, 0..255.
 
   Returns:
-    [3, 4] float64; takes (r, g, b, 1) to the new colour, 0..255.
+    [3, 4] float64; maps (r, g, b, 1) to the new colour, 0..255.
   """
   angle = 2.0 * math.pi * hue
   c, s = saturation * math.cos(angle), saturation * math.sin(angle)
@@ -70,7 +69,7 @@ def color_matrix(
 
 
 def grayscale(image: np.ndarray) -> np.ndarray:
-  """Luma in all three channels: [H, W, 3] uint8 to the same."""
+  """Replaces all three channels by luma: [H, W, 3] uint8 -> the same shape."""
   grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
   return cv2.merge([grey, grey, grey])
 
@@ -81,17 +80,18 @@ def grayscale(image: np.ndarray) -> np.ndarray:
 def pad_people(
     people: np.ndarray, max_people: int, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray, int]:
-  """Masks points outside the image and fills up to a fixed number of people.
+  """Masks points outside the image and pads to a fixed number of people.
 
   Args:
     people: [n, K, 3] (x, y, score) in pixels of the image.
-    max_people: P. Of more people the P largest stay, the largest first.
+    max_people: P. If there are more people, the P largest are kept, the
+      largest first.
     size: (H, W) of the image.
 
   Returns:
     keypoints [P, K, 3] float32, with score and coordinates 0 where a point is
-    missing or outside; mask [P] bool; how many people were cut off. Somebody
-    without a point in the image is neither kept nor counted.
+    missing or outside; mask [P] bool; the number of people dropped. A person
+    without any point in the image is neither kept nor counted.
   """
   x, y, score = np.moveaxis(people.astype(np.float32), -1, 0)
   with np.errstate(invalid='ignore'):
@@ -114,27 +114,27 @@ def pad_people(
 
 
 def fit_rows(values: np.ndarray, rows: int) -> np.ndarray:
-  """Cuts or fills a [n, E] array with zeros to [rows, E], float32."""
+  """Truncates or zero-pads an [n, E] array to [rows, E], float32."""
   result = np.zeros((rows, values.shape[1]), np.float32)
   result[: len(values)] = values[:rows]
   return result
 
 
-# ---------------------------------------------------------------- all of it
+# ---------------------------------------------------------------- transform
 
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-  """Random changes in training.
+  """Parameters of the random augmentation in training.
 
   Attributes:
     crop_scale: range of a crop's share of the area.
-    crop_ratio: range of a crop's aspect over the image's.
-    flip: probability of mirroring.
-    brightness: largest change of the factor 1; so for the next two.
+    crop_ratio: range of a crop's aspect ratio relative to the image's.
+    flip: probability of a horizontal flip.
+    brightness: largest deviation of the factor from 1.
     contrast: see brightness.
     saturation: see brightness.
-    hue: largest turn, in full turns.
+    hue: largest rotation, in full turns.
   """
 
   crop_scale: tuple[float, float] = (1.0, 1.0)
@@ -148,27 +148,27 @@ class Augment:
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
-  """Record to sample; `(record)` in evaluation, `(record, rng)` in training.
+  """Makes samples: `(record)` in evaluation, `(record, rng)` in training.
 
   Attributes:
     image_size: side of the square image, in pixels.
     frames: T.
     max_people: P.
-    max_ignore: R, most regions without labels; a frame with more of them counts
-      as not annotated. 0 leaves them out.
+    max_ignore: R, largest number of regions without labels; a frame with more
+      of them counts as not annotated. 0 omits them.
     labels: whether the labels are used.
     bodies: whether the bodies are used.
     faces: whether the faces are used.
     gray: whether the colours are removed.
-    nobody: whether an annotation without anybody says that nobody is there;
-      else it counts as not annotated.
+    nobody: whether an annotation without people means that nobody is present;
+      otherwise it counts as not annotated.
     heatmap_size: side of the heatmaps rendered here; 0 renders none.
-    sigma: of the heatmaps, in their pixels.
+    sigma: width of a limb in heatmap pixels.
     audio: (frames, bins) of the audio, (0, 0) for none.
     text: (tokens, width) of the text embedding, (0, 0) for none.
     vit_dim: width of the frozen features, 0 for none.
-    multi_label: number of classes where samples may have several, else 0.
-    augment: used where a generator is given.
+    multi_label: number of classes if samples may have several, else 0.
+    augment: augmentation, applied if a generator is given.
   """
 
   image_size: int = 224
@@ -191,20 +191,20 @@ class Transform:
   def __call__(
       self, record: Record, rng: np.random.Generator | None = None
   ) -> Sample:
-    """Makes a sample.
+    """Transforms a record.
 
     Args:
-      record: see `decode`; more fields: `label`, `file`, `audio`,
+      record: see `decode`; further fields: `label`, `file`, `audio`,
         `text_embedding`, `vit_features`, `label_multi_hot` [C].
-      rng: makes it a training sample.
+      rng: generator of the augmentation; None in evaluation.
 
     Returns:
-      A batch's fields without the leading dimension.
+      The fields of a batch without the leading dimension.
     """
     sample = self.blank()
     if not record:
       return sample
-    # The smallest crop decides how much of a large image's size is needed.
+    # The smallest crop determines the resolution needed of a large image.
     need = self.image_size
     if rng is not None:
       narrow, wide = self.augment.crop_ratio
@@ -232,7 +232,7 @@ class Transform:
     return sample
 
   def blank(self) -> Sample:
-    """A sample that does not count: all zero, every mask False."""
+    """A sample that is masked out: all zero, every mask False."""
     t, p, side = self.frames, self.max_people, self.image_size
     sample = {
         'image': np.zeros((t, side, side, 3), np.uint8),
@@ -264,7 +264,7 @@ class Transform:
     return sample
 
   def _images(self, out, frames, flip, rng) -> list[np.ndarray]:
-    """Writes the images; returns what takes the keypoints of each along."""
+    """Writes the images; returns the affine map of each for its keypoints."""
     side, augment = self.image_size, self.augment
     box = None
     if rng is not None:
@@ -347,7 +347,7 @@ class Transform:
         sample['ignore_boxes'][i, : len(boxes)] = boxes
 
   def _optional(self, sample, record) -> None:
-    """Fills in audio, text and frozen features where there are any."""
+    """Fills in audio, text and frozen features if they exist."""
     for key, mask, (rows, width) in (
         ('audio', 'audio_mask', self.audio),
         ('text_embedding', 'text_mask', self.text),
@@ -371,13 +371,14 @@ class Transform:
 
 
 def images_only(data: Any) -> Transform:
-  """The evaluation transform of images alone: no labels, no people.
+  """The evaluation transform of images only: no labels, no people.
 
   Args:
     data: `config.data`.
 
   Returns:
-    The transform; prediction and cached features see the same pixels by it.
+    The transform. Prediction and cached features share it, so that both see
+    the same pixels.
   """
   return Transform(
       image_size=data.image_size,
@@ -398,7 +399,7 @@ def _check_width(record, key, values, width) -> None:
 
 
 def _share(box, size, other) -> tuple[int, int, int, int]:
-  """A box of an image of shape `size`, and the same part of one of `other`."""
+  """Maps a box in an image of shape `size` to an image of shape `other`."""
   if size == other:
     return box
   sx, sy = other[1] / size[1], other[0] / size[0]

@@ -1,4 +1,4 @@
-"""Videos to a few evenly spread frames."""
+"""Decodes evenly spaced frames of videos."""
 
 from typing import NamedTuple
 
@@ -17,8 +17,8 @@ class Clip(NamedTuple):
 
   Attributes:
     frames: T uint8 [H, W, 3] RGB images, upright.
-    indices: [T] int, which frames of the video they are, from 0.
-    seconds: [T] float, when they are shown.
+    indices: [T] int, their frame numbers in the video, from 0.
+    seconds: [T] float, their presentation times.
   """
 
   frames: list[np.ndarray]
@@ -27,14 +27,14 @@ class Clip(NamedTuple):
 
 
 def spread(total: int, count: int) -> np.ndarray:
-  """The middles of `count` equal parts of `total` frames.
+  """Indices of the middles of `count` equal parts of `total` frames.
 
   Args:
-    total: frames there are, at least 1.
-    count: frames wanted; more than there are repeats some.
+    total: number of frames, at least 1.
+    count: number of indices; if it exceeds `total`, some are repeated.
 
   Returns:
-    [count] int, rising, in 0 .. total - 1.
+    [count] int, non-decreasing, in 0 .. total - 1.
   """
   return ((2 * np.arange(count) + 1) * total) // (2 * count)
 
@@ -44,10 +44,10 @@ def bound(image: np.ndarray, max_side: int) -> np.ndarray:
 
   Args:
     image: [H, W, 3] uint8.
-    max_side: pixels; 0 leaves the image as it is.
+    max_side: pixels; 0 leaves the image unchanged.
 
   Returns:
-    [H', W', 3] uint8; the image itself where it is small enough.
+    [H', W', 3] uint8; the image itself if it is small enough.
   """
   height, width = image.shape[:2]
   if not max_side or max(height, width) <= max_side:
@@ -58,18 +58,18 @@ def bound(image: np.ndarray, max_side: int) -> np.ndarray:
 
 
 def read_frames(path: str, num_frames: int, max_side: int = 0) -> Clip:
-  """Decodes evenly spread frames, turned upright by the rotation flag.
+  """Decodes evenly spaced frames, turned upright by the rotation flag.
 
   Args:
     path: video file.
-    num_frames: frames wanted; a shorter video repeats some.
-    max_side: bound of the longer side in pixels; 0 keeps the size.
+    num_frames: number of frames; of a shorter video some are repeated.
+    max_side: upper bound of the longer side in pixels; 0 keeps the size.
 
   Returns:
     The clip.
 
   Raises:
-    ValueError: names the file, if there is no picture in it.
+    ValueError: no frame can be decoded; the message names the file.
   """
   try:
     with av.open(path) as container:
@@ -77,7 +77,8 @@ def read_frames(path: str, num_frames: int, max_side: int = 0) -> Clip:
         raise ValueError(f'{path}: no video stream')
       stream = container.streams.video[0]
       stream.thread_type = 'SLICE'
-      # The header's number of frames may be missing or wrong; packets are not.
+      # Packets are counted, since the header's number of frames may be missing
+      # or wrong.
       total = sum(packet.size > 0 for packet in container.demux(stream))
     with av.open(path) as container:
       stream = container.streams.video[0]
@@ -88,7 +89,7 @@ def read_frames(path: str, num_frames: int, max_side: int = 0) -> Clip:
 
 
 def _pick(path, container, stream, total, num_frames, max_side) -> Clip:
-  """Keeps the wanted frames of a stream that is decoded from its start."""
+  """Selects the wanted frames of a stream that is decoded from its start."""
   wanted = spread(total, num_frames) if total else np.zeros(num_frames, int)
   frames, indices, seconds = [], [], []
   last = None
@@ -96,7 +97,7 @@ def _pick(path, container, stream, total, num_frames, max_side) -> Clip:
     for index, frame in enumerate(container.decode(stream)):
       last = (index, frame)
       while len(frames) < num_frames and wanted[len(frames)] == index:
-        # A frame that is wanted twice is decoded once.
+        # A repeated frame is converted only once.
         again = bool(indices) and indices[-1] == index
         frames.append(frames[-1] if again else _upright(frame, max_side))
         indices.append(index)
@@ -104,7 +105,7 @@ def _pick(path, container, stream, total, num_frames, max_side) -> Clip:
       if len(frames) == num_frames:
         break
   except av.FFmpegError:
-    # A damaged end: what came before it is used.
+    # The end is damaged; the frames before it are used.
     if last is None:
       raise
   if last is None:
@@ -120,6 +121,6 @@ def _pick(path, container, stream, total, num_frames, max_side) -> Clip:
 
 def _upright(frame: av.VideoFrame, max_side: int) -> np.ndarray:
   image = bound(frame.to_ndarray(format='rgb24'), max_side)
-  # Counterclockwise degrees, as np.rot90 counts.
+  # Counterclockwise degrees, as in np.rot90.
   turns = round(frame.rotation / 90) % 4
   return np.ascontiguousarray(np.rot90(image, turns)) if turns else image

@@ -1,10 +1,10 @@
 """Frozen ViT features of every frame, cached beside the data.
 
-`vemd_jax.cache_features` fills `DIR/vit_cache/`. A row's features belong to its
-content, to the weights of the ViT, and to the evaluation transform; where one
-of them is another, reading stops with an error. They are stored in float32: a
-run that reads them and one that runs the ViT see the same numbers, but the
-former always those of the image as evaluation sees it, not of a random crop.
+`vemd_jax.cache_features` fills `DIR/vit_cache/`. A row's features depend on its
+content, the weights of the ViT and the evaluation transform; if one of them has
+changed, reading raises an error. They are stored in float32, so that a run that
+reads them sees the same numbers as one that runs the ViT, but always for the
+evaluation view of the image rather than a random crop.
 """
 
 import hashlib
@@ -24,12 +24,12 @@ Record = Mapping[str, Any]
 
 
 def content_key(record: Record, frames: int, settings: Mapping) -> str:
-  """Hash of a row's images and of what their features are made with.
+  """Hash of a row's images and of the settings of their features.
 
   Args:
     record: with `frames`, encoded or not, or `video`, the path of a video.
-    frames: T, that many are used.
-    settings: plain JSON, what the features depend on besides the images.
+    frames: number of frames used, T.
+    settings: what the features depend on besides the images, plain JSON.
 
   Returns:
     32 hexadecimal digits.
@@ -42,7 +42,7 @@ def content_key(record: Record, frames: int, settings: Mapping) -> str:
     with open(record['video'], 'rb') as file:
       digest.update(hashlib.file_digest(file, 'sha256').digest())
   else:
-    # As `decoding.decode` chooses them.
+    # The same frames as `decoding.decode` selects.
     for i in video.spread(len(record['frames']), frames):
       frame = record['frames'][i]
       if isinstance(frame, np.ndarray):
@@ -53,15 +53,15 @@ def content_key(record: Record, frames: int, settings: Mapping) -> str:
 
 
 def check(made_with: Mapping, wanted: Mapping, where: str) -> None:
-  """Compares what a cache was made with and what a run needs.
+  """Checks that a cache has the settings that a run needs.
 
   Args:
     made_with: settings of the cache.
-    wanted: some of them, as they are in the run.
+    wanted: the run's values of some of them.
     where: the folder of the data, for the message.
 
   Raises:
-    ValueError: names what differs.
+    ValueError: settings differ; the message names them.
   """
   wrong = [
       f'{key} {made_with.get(key)!r}, the run has {value!r}'
@@ -71,13 +71,13 @@ def check(made_with: Mapping, wanted: Mapping, where: str) -> None:
   if wrong:
     raise ValueError(
         f'the ViT features in {pathlib.Path(where) / CACHE} were made with '
-        f'{"; ".join(wrong)}. Make them again with {COMMAND} --overwrite and '
+        f'{"; ".join(wrong)}. Recompute them with {COMMAND} --overwrite and '
         "the run's own --config arguments, or set config.data.vit_dim=0"
     )
 
 
 def features(data: str | pathlib.Path, **wanted: Any) -> 'Features':
-  """The look-up that sources use: record -> float32 [T, E] or None.
+  """Opens the cache for look-ups: record -> float32 [T, E] or None.
 
   Args:
     data: folder of the dataset.
@@ -87,7 +87,7 @@ def features(data: str | pathlib.Path, **wanted: Any) -> 'Features':
     The look-up.
 
   Raises:
-    FileNotFoundError: the cache has not been made.
+    FileNotFoundError: there is no cache.
     ValueError: it was made with other settings.
   """
   stored = feature_cache.Features(
@@ -110,7 +110,7 @@ class Features:
     self._stored, self._data = stored, data
 
   def missing(self, files: Sequence[str]) -> list[str]:
-    """Those that have no features."""
+    """The files that have no features."""
     return [file for file in files if self._stored.key(file) is None]
 
   def __call__(self, record: Record) -> np.ndarray | None:
@@ -121,7 +121,7 @@ class Features:
     frames = self.made_with['frames']
     if key != content_key(record, frames, self.made_with):
       raise ValueError(
-          f'{self._data}: {record["file"]} is not what it was when its ViT '
-          f'features were cached; run {COMMAND} again'
+          f'{self._data}: {record["file"]} has changed since its ViT features '
+          f'were cached; run {COMMAND} again'
       )
     return self._stored(record['file'])
