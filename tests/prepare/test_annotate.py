@@ -364,7 +364,7 @@ def test_no_data_is_one_line(tmp_path, capsys):
   error = capsys.readouterr().err.strip()
   assert 'labels.csv does not exist' in error and '\n' not in error
   assert annotate.main([f'--data={tmp_path / "typo"}']) == 1
-  assert 'typo is no folder' in capsys.readouterr().err
+  assert 'typo is not a folder' in capsys.readouterr().err
   assert not (tmp_path / 'typo').exists()
 
 

@@ -158,7 +158,7 @@ def test_gaf3_flat_layout(tmp_path):
   assert notes['label file starts with a byte order mark'] == [
       'Train_labels.txt'
   ]
-  assert notes['row stands more than once in the label file'] == ['2.jpg']
+  assert notes['row is repeated in the label file'] == ['2.jpg']
   assert report['facts']['label order'].startswith('0 = negative')
 
 
@@ -721,7 +721,7 @@ def test_a_folder_of_something_else(name, tmp_path, capsys):
         (['gaf3', '--audio'], 'has no sound tracks'),
         (['gaf3', '--frames=3'], 'has image'),
         (['gaf3', '--longer_side=3'], 'at least 32'),
-        (['gaf3'], 'is no folder'),
+        (['gaf3'], 'is not a folder'),
     ],
 )
 def test_options_are_checked(argv, message, tmp_path, capsys):

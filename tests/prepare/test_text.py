@@ -183,7 +183,7 @@ def test_given_embeddings_of_a_wrong_form(data, tmp_path):
   for arrays, message in (
       ({'a.png': np.zeros((1, 2, 3), np.float32)}, r'expected floats \[T, E\]'),
       ({'a.png': np.zeros(3), 'b.png': np.zeros(4)}, 'several widths'),
-      ({'z.png': np.zeros(3)}, 'has none of the rows'),
+      ({'z.png': np.zeros(3)}, 'contains none of the rows'),
   ):
     np.savez(tmp_path / 'given.npz', **arrays)
     with pytest.raises(ValueError, match=message):

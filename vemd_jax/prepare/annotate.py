@@ -4,26 +4,26 @@
   python -m vemd_jax.data.annotate --data=DIR --backend=movenet \\
       --model=movenet_multipose.onnx --face_model=shape_predictor_68.dat
 
-DIR is a folder with `labels.csv` (see `vemd_jax.data.folder`) or what
-`vemd_jax.data.prepare` has made. Writes `DIR/annotations.jsonl` in the format
-that `vemd_jax.data.folder` documents, and `DIR/annotations.meta.json`, which
-says what made it. A part that the backend does not look for is null: not
-annotated. Interrupted and started again it goes on; a second run does nothing.
+DIR is a folder with `labels.csv` (see `vemd_jax.data.folder`) or the output of
+`vemd_jax.data.prepare`. Writes `DIR/annotations.jsonl` in the format that
+`vemd_jax.data.folder` documents, and `DIR/annotations.meta.json` with the
+settings. A part that the backend does not detect is null, i.e. not annotated.
+An interrupted run is resumed by the same command; a second run does nothing.
 
 Backends (`pip install 'vemd-jax[annotate]'`; training needs none of them):
 
   rtmlib   whole-body models: bodies and faces. Downloads its models, or takes
            --model (whole-body) and --detector (people) .onnx files.
-  movenet  MoveNet MultiPose, --model=FILE.onnx: bodies, six people at most.
+  movenet  MoveNet MultiPose, --model=FILE.onnx: bodies of up to six people.
   dlib     --face_model=FILE.dat alone: faces.
 
-With --face_model the faces come from dlib, whatever the backend.
+With --face_model the faces come from dlib, regardless of the backend.
 
-Of a clip every frame is annotated, or with --frames=T those that training with
-`config.data.frames=T` reads; another T later adds what is missing.
+All frames of a clip are annotated, or with --frames=T those that training with
+`config.data.frames=T` reads; a later run with another T adds the missing ones.
 
-Skeletons can identify people, too: treat the result like the pictures. Nothing
-else about anybody is written.
+Skeletons can identify people: protect the result like the images. No other
+personal data is written.
 """
 
 import argparse
@@ -59,12 +59,12 @@ NAME = 'annotations.jsonl'
 
 @dataclasses.dataclass
 class Report:
-  """What was done.
+  """Result of `annotate`.
 
   Attributes:
-    done: rows annotated now.
-    kept: rows that were there already.
-    images: images and frames annotated now.
+    done: rows annotated by this call.
+    kept: rows that were already annotated.
+    images: images and frames annotated by this call.
     bodies: people found in them.
     faces: faces found in them.
     unreadable: number of rows and frames that were left out.
@@ -82,7 +82,7 @@ class Report:
   def __str__(self) -> str:
     lines = [
         f'{self.done} rows annotated ({self.images} images, {self.bodies} '
-        f'bodies, {self.faces} faces), {self.kept} there already, '
+        f'bodies, {self.faces} faces), {self.kept} already annotated, '
         f'{self.unreadable} unreadable'
     ]
     return '\n'.join(lines + [f'  left out: {p}' for p in self.problems])
@@ -102,13 +102,13 @@ def annotate_item(
 
   Returns:
     Lines of annotations.jsonl, and a problem for each frame, or the row, that
-    cannot be read. The last line of a clip has `clip_done`, the number of
-    frames that was asked for: without it the clip is incomplete.
+    cannot be read. The last line of a clip has `clip_done`, the requested
+    number of frames: without it the clip is incomplete.
   """
   lines, problems = [], []
   images = read_images(item)
   while True:
-    # Only reading may fail: what the annotator raises ends the run.
+    # Only reading errors are handled; an error of the annotator ends the run.
     try:
       number, image = next(images)
     except StopIteration:
@@ -132,7 +132,7 @@ def annotate_item(
 
 
 def _plain(people: np.ndarray) -> list:
-  """Nested lists, to a tenth of a pixel and a thousandth of a score."""
+  """Nested lists, rounded to 0.1 pixels and scores to 0.001."""
   people = np.asarray(people, np.float64)
   sound = np.isfinite(people).all(-1, keepdims=True)
   people = np.where(sound, people, 0)
@@ -155,35 +155,35 @@ def annotate(
 
   Args:
     data: folder of the dataset.
-    settings: of the backend.
-    annotator: in place of the backend's; for one process only.
+    settings: settings of the backend.
+    annotator: replaces the backend's annotator; for one process only.
     out: file to write; '' is `annotations.jsonl` in `data`.
-    frames: frames of a clip, evenly spread; 0 all.
-    workers: processes.
-    overwrite: starts anew where the existing lines are of other settings.
+    frames: number of evenly spaced frames of a clip; 0 takes all.
+    workers: number of processes.
+    overwrite: starts a new file if the existing one has other settings.
 
   Returns:
     The report.
 
   Raises:
-    ValueError: settings do not fit, or the existing annotations were made with
-      others.
+    ValueError: settings are incompatible, or the existing annotations were made
+      with others.
     FileNotFoundError: no such data or model.
     ImportError: an optional package is missing.
-    RuntimeError: another process writes to the file.
+    RuntimeError: another process is writing to the file.
   """
   data = pathlib.Path(data)
   path = pathlib.Path(out) if out else data / NAME
   if not data.is_dir():
-    raise FileNotFoundError(f'{data} is no folder')
+    raise FileNotFoundError(f'{data} is not a folder')
   with jsonl.lock(path):
     if jsonl.meta(path) is not None:
-      # Ours; the readers of the data would object to a torn line.
+      # The readers of the data would reject an incomplete last line.
       jsonl.drop_torn_line(path)
     source = rows.Rows(data)
     report = Report(unreadable=source.left_out, problems=list(source.problems))
     if annotator is None:
-      # Here, before anything is written: it may fail, or download.
+      # Before anything is written, since it may fail or download models.
       annotator = load(settings)
     done = _done(jsonl.resume(path, made_with(settings), overwrite))
     todo = [
@@ -250,7 +250,7 @@ def _results(
       )
     except concurrent.futures.process.BrokenProcessPool as error:
       raise RuntimeError(
-          'a worker process died; --workers=1 shows at which file'
+          'a worker process died; run with --workers=1 to see at which file'
       ) from error
 
 
@@ -289,18 +289,19 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   add('--model', default='', help='.onnx file of the backend')
   add('--detector', default='', help="rtmlib's people detector, .onnx")
   add('--face_model', default='', help="dlib's 68-point predictor, .dat")
-  add('--min_score', type=float, default=0.0, help='smallest score that '
-      "counts; 0 = the backend's own")  # fmt: skip
-  add('--device', default='cpu', choices=('cpu', 'cuda'), help='for .onnx')
-  add('--frames', type=int, default=0, help='frames of a clip; 0 = all')
-  add('--workers', type=int, default=1, help='processes; .onnx models use all '
-      'cores with one already')  # fmt: skip
+  add('--min_score', type=float, default=0.0, help='score threshold; '
+      "0 = the backend's default")  # fmt: skip
+  add('--device', default='cpu', choices=('cpu', 'cuda'),
+      help='device of .onnx models')  # fmt: skip
+  add('--frames', type=int, default=0, help='frames per clip; 0 = all')
+  add('--workers', type=int, default=1, help='processes; an .onnx model uses '
+      'all cores in a single process')  # fmt: skip
   add('--out', default='', help='file to write; empty = '
       f'{NAME} in --data')  # fmt: skip
-  add('--overwrite', action='store_true', help='start anew where existing '
-      'annotations are of another making')  # fmt: skip
-  add('--preview', default='', help='folder for a contact sheet; it shows the '
-      'pictures')  # fmt: skip
+  add('--overwrite', action='store_true', help='replace existing annotations '
+      'that were made with other settings')  # fmt: skip
+  add('--preview', default='', help='folder for a contact sheet of annotated '
+      'images')  # fmt: skip
   return parser.parse_args(argv)
 
 
@@ -325,7 +326,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       path = args.out or pathlib.Path(args.data) / NAME
       print(f'preview: {preview(args.data, path, args.preview)}')
   except KeyboardInterrupt:
-    print('interrupted; the same command goes on', file=sys.stderr)
+    print('interrupted; the same command resumes', file=sys.stderr)
     return 130
   except (ValueError, OSError, ImportError, RuntimeError) as error:
     print(f'error: {error}', file=sys.stderr)

@@ -2,10 +2,10 @@
 
   python -m vemd_jax.data.audio --data=DIR
 
-writes `DIR/audio_cache/`: one `KEY.npz` per sound track, KEY a hash of the
-file's content and of the settings, and `index.jsonl` that says which row has
-which. Run again it resumes where it stopped. A voice can identify a person:
-treat the cache like the clips themselves.
+writes `DIR/audio_cache/`: one `KEY.npz` per sound track, where KEY is a hash of
+the file's content and the settings, and an `index.jsonl` that maps rows to
+keys. The same command resumes an interrupted run. A voice can identify a
+person: protect the cache like the clips themselves.
 """
 
 import argparse
@@ -30,7 +30,7 @@ HOP = RATE * 10 // 1000
 FFT = 1024
 BANDS = 64
 LOW, HIGH = 50.0, 7600.0
-# Relative to a full-scale sine's power; below it there is nothing to hear.
+# Relative to the power of a full-scale sine; anything below is inaudible.
 FLOOR_DB = -100.0
 # A track whose samples all stay below this is silent (-80 dB).
 SILENCE = 1e-4
@@ -48,7 +48,7 @@ def mel_to_hertz(mel: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _filters(bands: int) -> np.ndarray:
-  """Triangles, evenly spaced in mel, height 1: [FFT // 2 + 1, bands]."""
+  """Triangular filters, evenly spaced in mel, peak 1: [FFT // 2 + 1, bands]."""
   ends = hertz_to_mel(np.array([LOW, HIGH]))
   edges = mel_to_hertz(np.linspace(*ends, bands + 2))
   frequency = np.arange(FFT // 2 + 1)[:, None] * RATE / FFT
@@ -85,10 +85,10 @@ def read_samples(path: str | pathlib.Path) -> np.ndarray | None:
   """Decodes a sound or video file's first sound track.
 
   Args:
-    path: anything that FFmpeg reads.
+    path: a file in any format of FFmpeg.
 
   Returns:
-    float32 [n] mono at 16 kHz, -1..1; None where the file has no sound track.
+    float32 [n] mono at 16 kHz, -1..1; None if the file has no sound track.
 
   Raises:
     FileNotFoundError: there is no such file.
@@ -100,14 +100,14 @@ def read_samples(path: str | pathlib.Path) -> np.ndarray | None:
   blocks = []
   with path.open('rb') as file:
     head = file.read(12)
-  # FFmpeg's guess takes some WAV files for something else.
+  # FFmpeg's format detection mistakes some WAV files for other formats.
   kind = 'wav' if head[:4] == b'RIFF' and head[8:] == b'WAVE' else None
   try:
     with av.open(str(path), format=kind) as container:
       if not container.streams.audio:
         return None
-      # To float, FFmpeg would mix channels by their power: a mono sound stored
-      # as stereo would come out 3 dB louder. To integers it averages.
+      # FFmpeg's downmix to float preserves power, so that mono sound stored as
+      # stereo would become 3 dB louder. Its downmix to integers averages.
       resampler = av.AudioResampler(format='s16', layout='mono', rate=RATE)
       for frame in container.decode(container.streams.audio[0]):
         blocks += [f.to_ndarray()[0] for f in resampler.resample(frame)]
@@ -130,8 +130,7 @@ def spectrogram(
     bands: number of mel bands M.
 
   Returns:
-    float32 [Ta, M] (see `log_mel`); None where there is no track or only
-    silence.
+    float32 [Ta, M] (see `log_mel`); None if there is no track or only silence.
 
   Raises:
     FileNotFoundError: there is no such file.
@@ -144,7 +143,7 @@ def spectrogram(
 
 
 def settings(bands: int = BANDS) -> dict[str, int | float | str]:
-  """What a cached spectrogram depends on besides the sound."""
+  """Settings that a cached spectrogram depends on besides the sound."""
   return {
       'features': 'log_mel',
       'version': 1,
@@ -165,28 +164,28 @@ def cache(
     workers: int = 1,
     overwrite: bool = False,
 ) -> feature_cache.Counts:
-  """Computes the spectrograms of all rows that do not have one yet.
+  """Computes the spectrograms that are not cached yet.
 
   Args:
     data: a folder with `labels.csv`: the sound of a row is its file in the
       column `audio`, else the sound track of its video.
     bands: number of mel bands M.
-    workers: threads.
-    overwrite: starts a new index where the old one has other settings.
+    workers: number of threads.
+    overwrite: starts a new index if the existing one has other settings.
 
   Returns:
-    What was done.
+    Numbers of rows processed.
 
   Raises:
     FileNotFoundError: there is no such dataset.
-    ValueError: the cache was made with other settings, or prepared data was
-      given, which has its sound inside.
+    ValueError: the cache was made with other settings, or `data` is prepared
+      data, which stores its own spectrograms.
   """
   data = pathlib.Path(data)
   source = rows.Rows(data)
   if source.is_prepared:
     raise ValueError(
-        f'{data} is prepared data: its sound is stored by '
+        f'{data} is prepared data: store its spectrograms with '
         'python -m vemd_jax.data.prepare ... --audio'
     )
   made_with = settings(bands)
@@ -234,8 +233,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   add('--bands', type=int, default=BANDS,
       help='mel bands, config.data.audio_dim')
   add('--workers', type=int, default=os.cpu_count(), help='threads')
-  add('--overwrite', action='store_true', help='start anew where the cache has '
-      'other settings')  # fmt: skip
+  add('--overwrite', action='store_true', help='replace a cache that has other '
+      'settings')  # fmt: skip
   return parser.parse_args(argv)
 
 

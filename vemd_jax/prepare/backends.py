@@ -1,4 +1,4 @@
-"""The annotators that can be chosen, and their settings."""
+"""The available annotators and their settings."""
 
 import dataclasses
 import hashlib
@@ -19,14 +19,14 @@ Annotator = Callable[
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """What decides what is found.
+  """Settings that determine the annotations.
 
   Attributes:
     backend: one of `BACKENDS`.
-    model: .onnx file of the backend, '' for its own.
-    detector: .onnx file of rtmlib's person detector, '' for its own.
+    model: .onnx file of the backend, '' for its default.
+    detector: .onnx file of rtmlib's person detector, '' for its default.
     face_model: .dat file of dlib's predictor, '' for none.
-    min_score: smallest score that counts, 0 for the backend's own.
+    min_score: score threshold, 0 for the backend's default.
     device: 'cpu' or 'cuda'.
   """
 
@@ -42,14 +42,14 @@ class Settings:
 
 
 def check(settings: Settings) -> None:
-  """Rejects settings that do not fit together.
+  """Rejects settings that are inconsistent.
 
   Args:
-    settings: of this run.
+    settings: settings of this run.
 
   Raises:
-    ValueError: names the option.
-    FileNotFoundError: a model file is not there.
+    ValueError: an option is wrong; the message names it.
+    FileNotFoundError: a model file does not exist.
   """
   backend = settings.backend
   if backend not in BACKENDS:
@@ -81,8 +81,9 @@ def load(settings: Settings) -> Annotator:
     The annotator.
 
   Raises:
-    ImportError: an optional package is missing; says how to install it.
-    ValueError: a file is of another model.
+    ImportError: an optional package is missing; the message says how to install
+      it.
+    ValueError: a file contains another model.
   """
   check(settings)
   parts = []
@@ -114,7 +115,7 @@ def load(settings: Settings) -> Annotator:
 
 
 def made_with(settings: Settings) -> dict[str, Any]:
-  """What is written beside the annotations; equal for equal results."""
+  """Settings stored beside the annotations; equal if results are equal."""
   return {
       'backend': settings.backend,
       'model': _digest(settings.model),
@@ -134,7 +135,7 @@ def _min_score(settings: Settings) -> float:
 
 
 def _digest(file: str) -> str:
-  """Content decides, not the place: the same model may lie elsewhere."""
+  """Hash of a file's content, so that a model may be moved."""
   if not file:
     return ''
   with open(file, 'rb') as content:

@@ -1,4 +1,4 @@
-"""Samples encoded in chunks, each a file, by several processes."""
+"""Encodes samples in chunks, one work file each, with several processes."""
 
 import concurrent.futures
 import dataclasses
@@ -19,9 +19,9 @@ import tqdm
 from vemd_jax.prepare import encode
 from vemd_jax.prepare.index import Options, Sample
 
-# Samples a work file: what a kill can lose, a worker.
-# Changes when what is stored for the same source and options changes.
+# To be changed when the stored data change for the same source and options.
 FORMAT = 1
+# Samples per work file: the most that a worker loses when it is killed.
 _CHUNK = {'image': 64, 'video': 8, 'frames': 8}
 
 
@@ -30,7 +30,7 @@ _CHUNK = {'image': 64, 'video': 8, 'frames': 8}
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-  """Some samples of one split, and the work file of their encoded form."""
+  """Some samples of one split, and the work file of their encoded data."""
 
   split: str
   samples: tuple[Sample, ...]
@@ -44,7 +44,7 @@ def make_chunks(
     options: Options,
     work: Path,
 ) -> list[Chunk]:
-  """Splits the samples; a chunk's file is named by all that it depends on."""
+  """Splits the samples; a work file is named by a hash of its inputs."""
   settings = (FORMAT, name, dataclasses.astuple(options))
   groups: list[list[Sample]] = []
   for sample in samples:
@@ -80,7 +80,7 @@ def _encode_chunk(chunk: Chunk, source: Path, options: Options) -> int:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-  """Whole or not at all."""
+  """Writes a file atomically."""
   part = path.with_name(f'{path.name}.{os.getpid()}.part')
   with part.open('wb') as file:
     file.write(data)
@@ -90,7 +90,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def _follow_parent() -> None:
-  """Ends this worker when its parent is killed; it would wait for ever."""
+  """Ends this worker when its parent is killed, as it would wait forever."""
   parent = multiprocessing.parent_process()
 
   def wait():
@@ -120,12 +120,12 @@ def encode_all(
     workers: int,
     log: Callable[[str], None],
 ) -> None:
-  """Makes every work file that is not there yet."""
+  """Writes the work files that do not exist yet."""
   missing = [c for c in chunks if not c.path.exists()]
   done = sum(len(c.samples) for c in chunks if c.path.exists())
   total = sum(len(c.samples) for c in chunks)
   if done:
-    log(f'Going on: {done} of {total} samples are there')
+    log(f'Resuming: {done} of {total} samples are encoded')
   with tqdm.tqdm(
       total=total, initial=done, unit='sample', desc='encoding',
       mininterval=0.5 if sys.stderr.isatty() else 30,
@@ -142,8 +142,8 @@ def encode_all(
         suspects = [
             c for c in missing if c.path.with_suffix('.running').exists()
         ]
-        log('A worker died; the samples that were being encoded are tried one '
-            'at a time')  # fmt: skip
+        log('A worker died; the samples that it was encoding are retried one '
+            'by one')  # fmt: skip
         _encode_singly(suspects or missing, source, options)
       missing = [c for c in missing if not c.path.exists()]
       bar.update(total - sum(len(c.samples) for c in missing) - bar.n)
@@ -163,7 +163,7 @@ def _encode_in_pool(chunks, source, options, workers, bar) -> None:
 
 
 def _encode_singly(chunks, source, options) -> None:
-  """Finds the sample whose decoder ends its process; it is left out."""
+  """Finds and leaves out the samples whose decoding crashes the process."""
   pool = _pool(1)
   for chunk in chunks:
     examples = []
@@ -183,7 +183,7 @@ def _encode_singly(chunks, source, options) -> None:
 
 
 def examples(chunks: Sequence[Chunk], split: str) -> Iterator[dict[str, Any]]:
-  """The encoded samples of a split, those left out included."""
+  """The encoded samples of a split, including those left out."""
   for chunk in chunks:
     if chunk.split == split:
       yield from msgpack.unpackb(chunk.path.read_bytes())

@@ -1,20 +1,20 @@
-"""From a dataset as it is handed out to data that training reads.
+"""Converts a dataset in its official layout to the data that training reads.
 
   python -m vemd_jax.data.prepare DATASET --source=DIR --out=DIR
 
-reads the official layout, decodes frames, bounds and encodes them, and writes
+reads the official layout, decodes, downsizes and encodes the frames, and writes
 to `--out`:
 
   data/            a TFDS dataset, array_record
-  index.jsonl      one line a sample: split, file, label, holdout value, folds
+  index.jsonl      one line per sample: split, file, label, holdout value, folds
   report.json      counts against the official numbers, what is left out and why
-  prepared.json    options; written last, so its presence says complete
-  source.jsonl     files of the source with size and time
+  prepared.json    options; written last, so it exists only when complete
+  source.jsonl     files of the source with size and modification time
 
-Interrupted at any moment and started again it goes on; a second run does
-nothing; a changed source or other options are named. Names of people, crops or
-features of single people are not written; JPEG metadata is removed; with
-`--hash_names` file names are replaced by hashes.
+The same command resumes after an interruption at any point; a second run does
+nothing; changes of the source or the options are reported. Names of people,
+crops and features of single people are not written; JPEG metadata is removed;
+with `--hash_names` file names are replaced by hashes.
 """
 
 import argparse
@@ -80,29 +80,29 @@ def prepare(
   """Prepares a dataset.
 
   Args:
-    name: of the dataset.
+    name: name of the dataset.
     source: folder with its official layout.
     out: folder to write.
     options: see `Options`; None takes the dataset's number of frames.
-    workers: processes; 0 = one a core, 1 = this one, which a decoder that
-      crashes takes down.
-    update: prepares again where the source or the options have changed.
-    log: takes lines for the user.
+    workers: processes; 0 = one per core, 1 = this process, which then dies if
+      a decoder crashes.
+    update: prepares again if the source or the options have changed.
+    log: called with lines for the user.
 
   Returns:
     The report, as in report.json.
 
   Raises:
-    ValueError: unknown dataset, or a label file that cannot be its.
+    ValueError: unknown dataset, or a label file that does not belong to it.
     FileNotFoundError: the layout is not this dataset's.
     SourceChanged: see `update`.
-    RuntimeError: another preparation writes to `out`.
+    RuntimeError: another preparation is writing to `out`.
   """
   facts = datasets.get(name)
   options = options or Options(frames=facts.frames)
   source, out = Path(source), Path(out)
   if not source.is_dir():
-    raise FileNotFoundError(f'{source} is no folder')
+    raise FileNotFoundError(f'{source} is not a folder')
   out.mkdir(parents=True, exist_ok=True)
   with _lock(out):
     if facts.notice:
@@ -140,26 +140,26 @@ def prepare(
   log(table(report))
   log(f'{out} is complete')
   if stale:
-    log('annotations.jsonl belongs to the data that was here before: make it '
-        'again with python -m vemd_jax.data.annotate')  # fmt: skip
+    log('annotations.jsonl belongs to the previous data: recreate it with '
+        'python -m vemd_jax.data.annotate')  # fmt: skip
   return report
 
 
 def hash_name(dataset: str, file: str) -> str:
-  """What stands for a file name with `--hash_names`: 16 hexadecimal digits."""
+  """Replaces a file name for `--hash_names`: 16 hexadecimal digits."""
   data = f'{dataset}/{file}'.encode()
   return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
 def _shown(name: str, file: str, index: Index, options: Options) -> str:
-  """A name as it is written; those of label files tell of nobody."""
+  """A name as it is written; names of label files are not personal data."""
   if not options.hash_names or file.split(':')[0] in index.files:
     return file
   return hash_name(name, file)
 
 
 def _hash_names(name: str, index: Index, options: Options) -> None:
-  """Replaces every name that will be written."""
+  """Replaces every file name in the index, see `_shown`."""
   index.samples = [
       dataclasses.replace(s, file=_shown(name, s.file, index, options))
       for s in index.samples
@@ -180,15 +180,17 @@ def _lock(out: Path) -> Iterator[None]:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-      raise RuntimeError(f'another preparation writes to {out}') from None
+      raise RuntimeError(
+          f'another preparation is writing to {out}'
+      ) from None
     yield
 
 
-# --- what the source looks like ---------------------------------------------
+# --- changes of the source --------------------------------------------------
 
 
 def _manifest(source: Path, index: Index) -> dict[str, list[int]]:
-  """Label and media files -> [size, time of change in ns]; -1 if unreadable."""
+  """Label and media files -> [size, modification ns]; -1 if unreadable."""
   names = {*index.files, *(m for s in index.samples for m in s.media)}
   manifest = {}
   for name in sorted(names):
@@ -201,7 +203,7 @@ def _manifest(source: Path, index: Index) -> dict[str, list[int]]:
 
 
 def _changes(old: dict, new: dict) -> list[str]:
-  """What differs between two manifests, the first ten named."""
+  """Lists the first ten differences of two manifests."""
   lines = [f'new: {f}' for f in new if f not in old]
   lines += [f'gone: {f}' for f in old if f not in new]
   lines += [f'changed: {f}' for f in new if f in old and new[f] != old[f]]
@@ -222,7 +224,7 @@ def _write_manifest(path: Path, manifest: dict[str, list[int]]) -> None:
 
 
 def _name_changes(path: Path, manifest, log: Callable[[str], None]) -> None:
-  """Names what changed since an interrupted run; only that is encoded anew."""
+  """Logs what changed since an interrupted run; only that is reencoded."""
   if path.exists():
     changes = _changes(_read_manifest(path), manifest)
     if changes:
@@ -242,14 +244,14 @@ def _is_complete(
   """Whether there is nothing to do.
 
   Raises:
-    SourceChanged: prepared data is there, of something else.
-    ValueError: it is another dataset's.
+    SourceChanged: the prepared data are of another source or other options.
+    ValueError: they are of another dataset.
   """
   if not (out / 'prepared.json').exists():
     return False
   made = json.loads((out / 'prepared.json').read_text(encoding='utf-8'))
   if made['dataset'] != facts.name:
-    raise ValueError(f'{out} holds {made["dataset"]}; give another --out')
+    raise ValueError(f'{out} contains {made["dataset"]}; give another --out')
   wanted = json.loads(json.dumps(dataclasses.asdict(options)))
   changes = [
       f'option {k}: {made["options"].get(k)} -> {v}'
@@ -262,8 +264,8 @@ def _is_complete(
     changes = _changes(_read_manifest(out / 'source.jsonl'), manifest)
   if changes and not update:
     raise SourceChanged(
-        f'{out} was prepared from something else ({"; ".join(changes)}); '
-        '--update prepares it again'
+        f'{out} was prepared from another source or with other options '
+        f'({"; ".join(changes)}); --update prepares it again'
     )
   return not changes
 
@@ -285,8 +287,8 @@ def _write(
     chunks: Sequence[Chunk],
     manifest: dict[str, list[int]],
 ) -> dict[str, Any]:
-  """From the work files to the TFDS dataset, index and report."""
-  # Imported here: workers need none of it.
+  """Writes the TFDS dataset, index and report from the work files."""
+  # Imported here, since workers do not need it.
   import tensorflow_datasets as tfds
 
   from vemd_jax.prepare import tfds_builder
@@ -328,7 +330,7 @@ def _write(
       data_dir=scratch,
       config=facts.name,
   )
-  # It prints where it writes, which is not where the data ends up.
+  # It prints its output folder, which is not where the data end up.
   with contextlib.redirect_stdout(io.StringIO()):
     builder.download_and_prepare()
   report = make_report(facts, options, index, lines, left_out, handled)
@@ -364,26 +366,26 @@ def _write(
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   parser = argparse.ArgumentParser(
       prog='python -m vemd_jax.data.prepare',
-      description='Prepares a dataset as it is handed out for training.',
+      description='Converts a dataset in its official layout for training.',
       formatter_class=argparse.ArgumentDefaultsHelpFormatter,
   )
   add = parser.add_argument
   add('dataset', choices=tuple(datasets.DATASETS))
   add('--source', required=True, help='folder with the official layout')
   add('--out', required=True, help='folder to write')
-  add('--frames', type=int, default=0, help='frames a clip; 0 = as published')
-  add('--longer_side', type=int, default=640, help='bound in pixels')
+  add('--frames', type=int, default=0, help='frames per clip; 0 = as published')
+  add('--longer_side', type=int, default=640, help='upper bound in pixels')
   add('--audio', action='store_true', help='store log-mel spectrograms')
-  add('--hash_names', action='store_true', help='no file name is written')
+  add('--hash_names', action='store_true', help='write hashes for file names')
   add('--label_order', default='', help='GAF-3.0, flat layout: classes of the '
       'labels 0,1,2; empty = the order of the table of datasets')  # fmt: skip
   add('--multi_label', action='store_true', help='SAMSEMO: keep samples with '
       'several labels')  # fmt: skip
   add('--drop_empty', action='store_true', help='COCO: leave out images '
       'without a labelled person')  # fmt: skip
-  add('--workers', type=int, default=0, help='processes; 0 = one a core')
-  add('--update', action='store_true', help='prepare again where the source '
-      'or the options have changed')  # fmt: skip
+  add('--workers', type=int, default=0, help='processes; 0 = one per core')
+  add('--update', action='store_true', help='prepare again if the source or '
+      'the options have changed')  # fmt: skip
   return parser.parse_args(argv)
 
 
@@ -391,7 +393,7 @@ def options_of(args: argparse.Namespace) -> Options:
   """The options of a command line.
 
   Raises:
-    ValueError: an option has no meaning for this dataset, or a wrong value.
+    ValueError: an option does not apply to this dataset or is out of range.
   """
   facts = datasets.get(args.dataset)
   order = tuple(

@@ -1,6 +1,6 @@
-"""From a sample's files to what is stored: JPEGs, bounded, without metadata.
+"""Encodes the files of a sample: JPEGs of bounded size, without metadata.
 
-Imports no JAX and no TFDS, so that worker processes start quickly.
+Imports neither JAX nor TFDS, so that worker processes start quickly.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ _MAX_PIXELS = 400_000_000
 
 @dataclasses.dataclass
 class Remarks:
-  """What was unusual about a sample, and handled."""
+  """Irregularities of a sample that were handled."""
 
   lines: list[str] = dataclasses.field(default_factory=list)
 
@@ -43,8 +43,8 @@ def strip_jpeg(data: bytes) -> bytes | None:
     data: a complete JPEG.
 
   Returns:
-    The same image in fewer bytes: JFIF and Adobe headers, tables and scans
-    stay; what follows the end of the image goes. None where the structure is
+    The same image in fewer bytes: JFIF and Adobe headers, tables and scans are
+    kept; data after the end of the image are removed. None if the structure is
     not as expected.
   """
   if data[:2] != b'\xff\xd8':
@@ -62,7 +62,7 @@ def strip_jpeg(data: bytes) -> bytes | None:
       break
     end = at + 2 + int.from_bytes(data[at + 2 : at + 4], 'big')
     if marker == 0xDA:
-      # Entropy-coded data ends at a marker that is no escape or restart.
+      # Entropy-coded data end at a marker other than an escape or restart.
       while True:
         end = data.find(b'\xff', end)
         if end < 0 or end + 1 >= len(data):
@@ -93,20 +93,20 @@ def encode_pixels(image: np.ndarray) -> bytes:
 
 
 def _to_rgb(image: Image.Image, remarks: Remarks) -> np.ndarray:
-  """uint8 [H,W,3] of whatever Pillow opened."""
+  """Converts an image of any Pillow mode to uint8 [H, W, 3]."""
   if getattr(image, 'is_animated', False) and image.format != 'MPO':
     remarks.add('animated image: its first frame')
   if image.mode in ('I;16', 'I;16B', 'I;16L', 'I', 'F'):
     remarks.add('16-bit image: converted to 8 bits')
     values = np.asarray(image).astype(np.float64)
-    # 16-bit files open as mode 'I' in part; real 'F' and 8-bit values happen.
+    # Some 16-bit files open as mode 'I', and both modes may hold 8-bit values.
     values = values / 257 if values.max(initial=0) > 255 else values
     grey = np.clip(np.rint(values), 0, 255).astype(np.uint8)
     return np.repeat(grey[..., None], 3, -1)
   if image.mode == 'CMYK':
     remarks.add('CMYK image: converted to RGB')
   if 'transparency' in image.info or image.mode in ('RGBA', 'LA', 'PA'):
-    remarks.add('transparent image: laid on white')
+    remarks.add('transparent image: composited over white')
     image = image.convert('RGBA')
     ground = Image.new('RGBA', image.size, 'white')
     image = Image.alpha_composite(ground, image)
@@ -120,13 +120,13 @@ def encode_image(
 
   Args:
     path: an image in any format that Pillow reads.
-    longer_side: bound in pixels.
-    remarks: takes what was unusual.
+    longer_side: upper bound in pixels.
+    remarks: receives irregularities.
 
   Returns:
-    JPEG bytes, the size (h, w) before bounding, and after. A plain JPEG within
-    the bound keeps its bytes but for metadata; everything else is encoded
-    anew, upright.
+    JPEG bytes, the size (h, w) before resizing, and after. A plain JPEG within
+    the bound keeps its bytes except for metadata; everything else is rotated
+    upright and reencoded.
 
   Raises:
     Unreadable: it cannot be used.
@@ -179,7 +179,7 @@ def _png_depth(data: bytes) -> int:
 def _bounded(
     rgb: np.ndarray, longer_side: int
 ) -> tuple[bytes, tuple[int, int], tuple[int, int]]:
-  """JPEG, the size (h, w) before bounding, and after."""
+  """JPEG, the size (h, w) before resizing, and after."""
   image = video.bound(rgb, longer_side)
   return encode_pixels(image), rgb.shape[:2], image.shape[:2]
 
@@ -212,7 +212,7 @@ def _frames_of_video(path: Path, options: Options, remarks: Remarks):
     raise Unreadable('file is empty (0 bytes)')
   try:
     clip = video.read_frames(str(path), options.frames, options.longer_side)
-  except Exception as error:  # its message would name the file
+  except Exception as error:  # The reason must not contain the file name.
     kind = type(error.__cause__ or error).__name__
     raise Unreadable(f'damaged video ({kind})') from None
   if len(set(clip.indices)) < options.frames:
@@ -226,7 +226,7 @@ def _scaled(
     after: tuple[int, int],
     width: int,
 ) -> list[list[float]] | None:
-  """Coordinates of the source image in pixels of the stored one.
+  """Maps coordinates in the source image to pixels of the stored image.
 
   Args:
     points: rows of (x, y, ...) groups, each `width` long.
@@ -237,7 +237,7 @@ def _scaled(
   if points is None:
     return None
   scale, shift = np.ones(width), np.zeros(width)
-  # A pixel's centre has whole coordinates.
+  # Pixel centres have integer coordinates.
   scale[:2] = after[1] / before[1], after[0] / before[0]
   shift[:2] = (scale[:2] - 1) / 2
   rows = []
@@ -252,18 +252,18 @@ def _scaled(
 def encode_sample(
     sample: Sample, source: Path, options: Options
 ) -> dict[str, Any]:
-  """Everything that is stored of a sample.
+  """Encodes everything that is stored of a sample.
 
   Args:
     sample: from the index.
     source: the dataset's folder.
-    options: of this preparation.
+    options: options of this preparation.
 
   Returns:
     dict of plain values: `file`, `split`, `label`, `label_multi_hot`, `folds`,
     `frames` JPEGs, `size` (h, w) of the first, `bodies`, `faces` flat rows or
     None, `ignore_boxes`, `transcript`, `audio` None or (float32 bytes, shape),
-    `remarks`; or, where it cannot be used, `file`, `split` and `left_out`.
+    `remarks`; or, if it cannot be used, `file`, `split` and `left_out`.
   """
   remarks = Remarks()
   spectrogram = None
@@ -303,9 +303,9 @@ def _spectrogram(path: Path, remarks: Remarks):
   try:
     mel = audio.spectrogram(path)
   except (ValueError, OSError):
-    remarks.add('sound track cannot be decoded: stored without')
+    remarks.add('sound track cannot be decoded: stored without audio')
     return None
   if mel is None:
-    remarks.add('no sound: stored without')
+    remarks.add('no sound: stored without audio')
     return None
   return np.ascontiguousarray(mel, '<f4').tobytes(), list(mel.shape)

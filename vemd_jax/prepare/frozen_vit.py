@@ -1,8 +1,8 @@
-"""The frozen ViT's features, computed once for all of a run's data.
+"""Computes the frozen ViT's features once for all data of a run.
 
-Stage 2 holds the ViT frozen (arXiv 2604.02397, section 4), so that its features
-of an image are the same at every epoch. `fill` caches them beside the data;
-`Run.check_cached_features` makes sure that a run reads those of its own ViT.
+Stage 2 freezes the ViT (arXiv 2604.02397, section 4), so its features of an
+image are the same in every epoch. `fill` caches them beside the data;
+`Run.check_cached_features` checks that a run reads those of its own ViT.
 """
 
 import pathlib
@@ -22,12 +22,12 @@ from vemd_jax.prepare import rows
 
 
 def settings(config: ConfigDict, data: ConfigDict, params: Any) -> dict:
-  """What the features depend on besides the images.
+  """Settings that the features depend on besides the images.
 
   Args:
     config: the whole config.
-    data: of one dataset.
-    params: of the ViT.
+    data: settings of one dataset.
+    params: parameters of the ViT.
 
   Returns:
     Plain JSON, see `cache`.
@@ -41,7 +41,7 @@ def settings(config: ConfigDict, data: ConfigDict, params: Any) -> dict:
 
 
 def load(config: ConfigDict) -> Any:
-  """The ViT's parameters as a run of this config would start with them.
+  """The ViT's parameters at the start of a run of this config.
 
   Args:
     config: the whole config.
@@ -50,8 +50,8 @@ def load(config: ConfigDict) -> Any:
     The tree below `params/vit`.
 
   Raises:
-    FileNotFoundError: `config.checkpoint.init_from` names no weights.
-    ValueError: they do not fit, or none of them has a ViT.
+    FileNotFoundError: weights in `config.checkpoint.init_from` do not exist.
+    ValueError: they do not match the model, or none of them has a ViT.
   """
   model = _model(config)
   image = jnp.zeros(
@@ -78,7 +78,7 @@ def load(config: ConfigDict) -> Any:
 
 
 def _model(config: ConfigDict) -> VEMD:
-  # The ViT has no part that depends on the datasets.
+  # The ViT does not depend on the datasets.
   return VEMD(**config.model.to_dict(), classes=(('none', 0),))
 
 
@@ -89,17 +89,17 @@ def fill(
     overwrite: bool = False,
     workers: int = 1,
 ) -> feature_cache.Counts:
-  """Caches the features of a dataset's every row.
+  """Caches the features of all rows of a dataset.
 
   Args:
     config: the whole config.
-    data: of the dataset.
-    params: of the ViT.
-    overwrite: starts anew where the cache has other settings.
-    workers: threads that decode.
+    data: settings of the dataset.
+    params: parameters of the ViT.
+    overwrite: replaces a cache that has other settings.
+    workers: number of decoding threads.
 
   Returns:
-    What was done.
+    Numbers of rows processed.
 
   Raises:
     ValueError: the cache has other settings.
@@ -130,19 +130,19 @@ def cache(
     overwrite: bool = False,
     workers: int = 1,
 ) -> feature_cache.Counts:
-  """Computes the features of all rows, of every split, that have none yet.
+  """Computes the features of the rows of all splits that are not cached yet.
 
   Args:
     data: a folder with `labels.csv`, or prepared data.
     settings: what the features depend on besides the images, plain JSON:
       `weights`, `width` (E), `image_size`, `frames`, `grayscale`, and others.
-    compute: record -> float32 [T, E]; raises ValueError where it cannot be
-      read.
-    overwrite: starts a new index where the old one has other settings.
-    workers: threads.
+    compute: record -> float32 [T, E]; raises ValueError if the record cannot
+      be read.
+    overwrite: starts a new index if the existing one has other settings.
+    workers: number of threads.
 
   Returns:
-    What was done.
+    Numbers of rows processed.
 
   Raises:
     FileNotFoundError: there is no such dataset.
@@ -159,7 +159,7 @@ def cache(
     file = source.files[i]
     return feature_cache.Job(
         file=file,
-        # A name in another Unicode form than the file's has no stamp.
+        # A name whose Unicode form differs from the file's has no stamp.
         stamp=stamp or _stamp(data / file) or key(),
         key=key,
         compute=lambda: compute(source[i]),
@@ -172,7 +172,7 @@ def cache(
 
 
 def _stamp(path: pathlib.Path) -> list[int]:
-  """Sizes and times of a file, or of the files in a folder."""
+  """Size and modification time of a file, or of each file in a folder."""
   paths = sorted(path.iterdir()) if path.is_dir() else [path]
   stamp = []
   for path in paths:

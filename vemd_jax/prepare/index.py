@@ -1,8 +1,8 @@
-"""What an official layout holds: samples, what is left out, and why.
+"""Index of an official layout: its samples, and those left out with reasons.
 
-Each dataset's module fills an `Index`; nothing here decodes an image or video.
-Every reason is counted, nothing raises but a layout that cannot be this
-dataset.
+Each dataset's module fills an `Index` without decoding images or videos.
+Unusable samples are counted by reason; only a layout that does not belong to
+the dataset raises an error.
 """
 
 import csv
@@ -19,7 +19,7 @@ IMAGE_SUFFIXES = (
     '.jpg', '.jpeg', '.jfif', '.png', '.bmp', '.webp', '.gif', '.tif', '.tiff',
 )  # fmt: skip
 
-# The later split keeps a sample that stands in two of them.
+# A sample that is listed in two splits is kept in the later one.
 _PRECEDENCE = ('train', 'val', 'test3', 'test2', 'test1', 'test')
 
 
@@ -29,14 +29,14 @@ class Sample:
 
   Attributes:
     file: its name, unique within the dataset.
-    split: ours; 'folds' with folds.
+    split: name of the split, see `datasets`; 'folds' with folds.
     media: paths relative to the source: an image, a video, or the frames.
     kind: 'image', 'video' or 'frames'.
     label: class number, -1 without one.
-    multi_hot: 0 or 1 a class for multi-label data, else ().
-    folds: a fold each: 0 not in it, 1 in its train, 2 in its test part.
-    group: subject or source video, '' where the name does not tell it.
-    transcript: what is said, '' without.
+    multi_hot: 0 or 1 per class for multi-label data, else ().
+    folds: per fold: 0 not in it, 1 in its train part, 2 in its test part.
+    group: subject or source video, '' if the name does not contain it.
+    transcript: the spoken text, '' without one.
     bodies: people with 17 x (x, y, score) flat, pixels of the source image;
       None = not annotated.
     faces: the same with 68.
@@ -59,11 +59,11 @@ class Sample:
 
 @dataclasses.dataclass
 class Index:
-  """What was found in a source.
+  """Contents of a source.
 
   Attributes:
-    samples: to be prepared.
-    left_out: (file, split, reason) of every sample that is not.
+    samples: samples to be prepared.
+    left_out: (file, split, reason) of every sample that is not prepared.
     handled: remark -> files or rows it concerns; they are prepared.
     files: label files read, relative to the source.
     facts: other lines for the report (layout, label order).
@@ -86,15 +86,15 @@ class Index:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What a preparation is made with; kept with the data.
+  """Options of a preparation, stored with the data.
 
   Attributes:
-    frames: frames T stored a clip.
-    longer_side: bound of the longer side in pixels.
-    hash_names: names are replaced by hashes wherever they are written.
+    frames: number of frames stored per clip, T.
+    longer_side: upper bound of the longer side in pixels.
+    hash_names: replace names by hashes wherever they are written.
     audio: store log-mel spectrograms of the sound tracks.
     label_order: class names for the labels 0, 1, ... of GAF-3.0's flat layout.
-    multi_label: keep samples with several labels, without a single one.
+    multi_label: keep samples with several labels; they have no single label.
     drop_empty: leave out images without a person (COCO).
   """
 
@@ -108,8 +108,7 @@ class Options:
 
 
 def printable(name: str) -> str:
-  """A file name as valid text in one Unicode form (bytes that are not UTF-8
-  become backslash escapes)."""
+  """A file name as text in NFC; bytes that are not UTF-8 are escaped."""
   text = os.fsencode(name).decode('utf-8', 'backslashreplace')
   return unicodedata.normalize('NFC', text)
 
@@ -206,17 +205,17 @@ def subfile(folder: Path, *names: str) -> Path | None:
 
 
 def need(path: Path | None, source: Path, what: str) -> Path:
-  """The path, or an error that says what was expected where."""
+  """Returns a path, or raises an error that says what is missing where."""
   if path is None:
     raise FileNotFoundError(f'{source} has no {what}')
   return path
 
 
 def read_text(path: Path, source: Path, index: Index) -> str:
-  """A text file, whatever its line ends and encoding.
+  """Reads a text file with any line ends and encoding.
 
   Byte order marks and Windows line ends are noted and removed; text that is
-  not UTF-8 is read as GB 18030 (Chinese; MER2023) or else as Windows-1252.
+  not UTF-8 is read as GB 18030 (Chinese; MER2023), or else as Windows-1252.
   """
   data = path.read_bytes()
   name = path.relative_to(source).as_posix()
@@ -242,7 +241,7 @@ def read_text(path: Path, source: Path, index: Index) -> str:
 
 
 def read_lines(path: Path, source: Path, index: Index) -> list[str]:
-  """The lines of a list file that are not blank, without outer blanks."""
+  """The non-blank lines of a list file, stripped."""
   lines = read_text(path, source, index).split('\n')
   return [line.strip() for line in lines if line.strip()]
 
@@ -259,14 +258,14 @@ def read_table(
   """The rows of a label file.
 
   Args:
-    path: the file; its first line that is not blank is the header.
+    path: the file; its first non-blank line is the header.
     source: the dataset's folder.
-    index: takes remarks, and rows with too few fields as left out.
-    split: for the left-out rows.
-    columns: columns that must be there, in any letter case.
-    delimiter: ',' or tab; ' ' splits at the last blank, so that names may have
-      blanks.
-    optional: columns that are returned where they are there, else ''.
+    index: receives remarks, and rows with too few fields as left out.
+    split: split of the left-out rows.
+    columns: required columns, in any letter case.
+    delimiter: ',' or tab; ' ' splits at the last blank, so that names may
+      contain blanks.
+    optional: optional columns; '' is returned if they are missing.
 
   Returns:
     Rows as dicts with the names of `columns` and `optional`.
@@ -279,7 +278,7 @@ def read_table(
   if delimiter == ' ':
     rows = [line.strip().rsplit(None, 1) for line in text.split('\n')]
   else:
-    # Transcripts in tab separated files hold single quotes.
+    # Transcripts in tab-separated files contain unpaired quotes.
     quoting = csv.QUOTE_NONE if delimiter == '\t' else csv.QUOTE_MINIMAL
     csv.field_size_limit(1 << 24)
     rows = list(
@@ -316,10 +315,10 @@ def read_table(
 
 
 def name_key(name: str) -> str:
-  """What a sample's name has in all its spellings: no folder, no suffix."""
+  """Key that all spellings of a sample's name share: no folder, no suffix."""
   name = os.path.basename(_fold(name.strip()).rstrip('/'))
   stem, suffix = os.path.splitext(name)
-  # '12.0' and 'clip.7' have no suffix; a medium's begins with a letter.
+  # '12.0' and 'clip.7' have no suffix; those of media begin with a letter.
   return stem if suffix[1:2].isalpha() or suffix[1:] == '3gp' else name
 
 
@@ -332,21 +331,21 @@ def unique_rows(
     key: Callable[[dict[str, str]], Hashable] | None = None,
     class_of: Callable[[str], int] | None = None,
 ) -> list[dict[str, str]]:
-  """Rows without repetitions.
+  """Removes repeated rows.
 
-  A sample whose rows have one label counts once; one with two labels is left
-  out.
+  A sample whose rows agree on its label counts once; one whose rows disagree is
+  left out.
 
   Args:
-    rows: of a label file.
+    rows: rows of a label file.
     name: column that names the sample.
     label: column with its label.
-    split: for what is left out.
-    index: takes the remarks.
-    key: row -> what is the same for all rows of a sample; default the name
-      without folder and suffix.
-    class_of: label -> class number, so that two labels of one class agree;
-      default compares the labels themselves.
+    split: split of samples that are left out.
+    index: receives the remarks.
+    key: row -> identity of its sample; by default the name without folder and
+      suffix.
+    class_of: label -> class number, so that two labels of one class agree; by
+      default the labels themselves are compared.
 
   Returns:
     The first row of each sample, in order.
@@ -373,7 +372,7 @@ def unique_rows(
       index.leave_out(file, split, f'rows disagree about its label: {labels}')
       continue
     if len(same) > 1:
-      index.note('row stands more than once in the label file', file)
+      index.note('row is repeated in the label file', file)
     result.append(same[0])
   return result
 
@@ -390,15 +389,15 @@ def match(
 ) -> tuple[list[tuple[dict[str, str], str, int]], list[str]]:
   """Joins the rows of a label file with the files that they name.
 
-  Rows that name the same file, in whatever spelling, are rows of one sample.
+  Rows that name the same file, in any spelling, belong to one sample.
 
   Args:
     table: label file.
     source: the dataset's folder.
-    split: of both.
-    columns: those with the name and the label.
-    files: media of the split.
-    index: takes what is left out.
+    split: split of the label file and the media files.
+    columns: names of the columns with the file name and the label.
+    files: media files of the split.
+    index: receives what is left out.
     class_of: label -> class number; raises ValueError with the reason for
       which a sample is left out.
     delimiter: see `read_table`.
@@ -437,7 +436,7 @@ def match(
 
 
 def finish(index: Index) -> None:
-  """Sorts, and keeps a sample that two splits name only in the later one."""
+  """Sorts, and keeps a sample of two splits only in the later one."""
   rank = {s: i for i, s in enumerate(_PRECEDENCE)}
   best: dict[tuple[str, ...], Sample] = {}
   for s in index.samples:

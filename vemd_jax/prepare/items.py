@@ -1,4 +1,4 @@
-"""The pictures of a dataset, one after the other, as annotators take them."""
+"""Iterates over the images of a dataset, the input of annotators."""
 
 import dataclasses
 import pathlib
@@ -15,14 +15,14 @@ from vemd_jax.prepare import rows
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-  """A row, ready to be sent to a worker.
+  """A row in a form that can be sent to a worker process.
 
   Attributes:
     file: name of the row.
     numbers: frame numbers of `frames`; (None,) for a single image.
     frames: encoded images.
     video: path of a video instead of frames, '' for none.
-    wanted: frames of a clip that are read, 0 for all.
+    wanted: number of frames of a clip to read, 0 for all.
   """
 
   file: str
@@ -55,10 +55,10 @@ def make_item(
 
 
 def read_images(item: Item) -> Iterator[tuple[int | None, np.ndarray | str]]:
-  """(number, RGB image or why it cannot be read) of each frame."""
+  """Yields (number, RGB image or error message) of each frame."""
   if item.video and item.wanted:
     clip = video.read_frames(item.video, item.wanted)
-    # A short clip repeats frames; a number has one line.
+    # Frames of a short clip are repeated, but annotated only once.
     yield from dict(zip(clip.indices.tolist(), clip.frames)).items()
   elif item.video:
     yield from _all_frames(item.video)
@@ -70,7 +70,7 @@ def read_images(item: Item) -> Iterator[tuple[int | None, np.ndarray | str]]:
 
 
 def _all_frames(path: str) -> Iterator[tuple[int, np.ndarray]]:
-  """Every frame of a video, numbered as `video.read_frames` does."""
+  """Yields all frames of a video, numbered as by `video.read_frames`."""
   number = -1
   try:
     with av.open(path) as container:
@@ -79,6 +79,6 @@ def _all_frames(path: str) -> Iterator[tuple[int, np.ndarray]]:
       for number, frame in enumerate(container.decode(video=0)):
         yield number, video._upright(frame, 0)
   except (av.FFmpegError, OSError) as error:
-    # A damaged end: what came before it is used.
+    # The end is damaged; the frames before it are used.
     if number < 0:
       raise ValueError(f'cannot be read as a video ({error})') from error

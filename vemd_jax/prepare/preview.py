@@ -1,4 +1,4 @@
-"""Pictures with annotations drawn over them, to be looked at."""
+"""Draws annotations over their images for visual inspection."""
 
 import pathlib
 from typing import Any
@@ -21,19 +21,19 @@ def preview(
     pictures: int = 24,
     cell: int = 320,
 ) -> pathlib.Path:
-  """Draws a contact sheet of annotated pictures.
+  """Draws a contact sheet of annotated images.
 
-  It shows the pictures themselves: it is as personal as they are.
+  It contains the images and needs the same protection as they do.
 
   Args:
     data: folder of the dataset.
     annotations: `annotations.jsonl`.
     out: folder to write to.
-    pictures: how many, evenly spread over the lines.
-    cell: side of a picture on the sheet, in pixels.
+    pictures: number of images, evenly spaced over the lines.
+    cell: side of an image on the sheet, in pixels.
 
   Returns:
-    The file, `annotations.png`.
+    Path of the file, `annotations.png`.
 
   Raises:
     ValueError: there is no annotation.

@@ -1,4 +1,4 @@
-"""The report of a preparation: what is in, and what was left out."""
+"""The report of a preparation: samples stored and left out."""
 
 import collections
 import dataclasses
@@ -9,7 +9,7 @@ from typing import Any
 def make_report(
     facts, options, index, lines, left_out, handled
 ) -> dict[str, Any]:
-  """report.json: the same for the same source, however often interrupted."""
+  """Builds report.json; interruptions of the run do not change it."""
   by_split = collections.Counter(split for _, split, _ in left_out)
   names = list(dict.fromkeys([*facts.splits, *lines, *by_split]))
   splits = {}
@@ -50,7 +50,7 @@ def make_report(
           {'file': f, 'split': s, 'reason': r} for f, s, r in sorted(left_out)
       ],
   }
-  # As it will be read again: lists for tuples.
+  # The same types as when read from the file: lists instead of tuples.
   return json.loads(json.dumps(report))
 
 
@@ -59,7 +59,7 @@ def table(report: dict[str, Any], names: int = 10) -> str:
 
   Args:
     report: as in report.json.
-    names: files named for each reason; report.json has all.
+    names: number of files listed for each reason; report.json lists all.
 
   Returns:
     Lines for a terminal.

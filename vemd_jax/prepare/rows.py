@@ -18,7 +18,8 @@ class Rows:
   Attributes:
     files: names of the rows.
     is_prepared: whether `vemd_jax.data.prepare` made the data.
-    problems: a line for each file that cannot be used, and their number.
+    problems: a line for each file that cannot be used.
+    left_out: number of files that cannot be used.
   """
 
   def __init__(self, data: str | pathlib.Path):
@@ -80,7 +81,7 @@ def _splits(data: pathlib.Path) -> list[str]:
   if not path.exists():
     raise FileNotFoundError(
         f'{path} does not exist; expected a folder with labels.csv, or one '
-        'that vemd_jax.data.prepare has made'
+        'written by vemd_jax.data.prepare'
     )
   with path.open(encoding='utf-8-sig', newline='') as file:
     rows = csv.reader(file)
@@ -97,10 +98,10 @@ def _splits(data: pathlib.Path) -> list[str]:
 
 
 def _prepared(data: pathlib.Path) -> list[prepared.PreparedSource]:
-  """Every split; with folds a sample stands in several of them."""
+  """Opens every split; with folds a sample occurs in several of them."""
   made = json.loads((data / 'prepared.json').read_text(encoding='utf-8'))
   folds = datasets.get(made['dataset']).folds
-  # Not complaining about annotations is what lets them be completed.
+  # Incomplete annotations are accepted, so that a run can complete them.
   open_split = functools.partial(
       prepared.PreparedSource, data, max_unreadable=1.0
   )
@@ -109,7 +110,7 @@ def _prepared(data: pathlib.Path) -> list[prepared.PreparedSource]:
   sources = []
   for fold in range(1, folds + 1):
     for split in ('train', 'test'):
-      # A fold whose list was not there is empty.
+      # A fold whose list is missing is empty.
       with contextlib.suppress(ValueError):
         sources.append(open_split(split=split, fold=fold))
   return sources
@@ -119,8 +120,8 @@ def fill_command(fill: Callable[[], feature_cache.Counts], noun: str) -> int:
   """Runs a program that fills a feature cache.
 
   Args:
-    fill: fills it.
-    noun: what is cached, for the report.
+    fill: fills the cache.
+    noun: input of the features, for the report.
 
   Returns:
     The exit status; errors are printed as one line.

@@ -1,13 +1,14 @@
-"""Transcripts to embeddings, cached beside the data.
+"""Embeddings of transcripts, cached beside the data.
 
   python -m vemd_jax.data.text --data=DIR --model=MODELDIR
   python -m vemd_jax.data.text --data=DIR --embeddings=FILE
 
-The first runs a text encoder that the user gives: a folder with
-`tokenizer.json` and `model.onnx` (also in `onnx/`), as Hugging Face
-repositories and `optimum-cli export onnx --model NAME MODELDIR` have them
-(`pip install 'vemd-jax[annotate]'`). The second takes embeddings that were made
-elsewhere. Both write `DIR/text_cache/`. Run again it resumes where it stopped.
+The first runs a text encoder that the user provides: a folder with
+`tokenizer.json` and `model.onnx` (also in `onnx/`), as in Hugging Face
+repositories and written by `optimum-cli export onnx --model NAME MODELDIR`
+(`pip install 'vemd-jax[annotate]'`). The second imports embeddings that were
+computed elsewhere. Both write `DIR/text_cache/`. The same command resumes an
+interrupted run.
 """
 
 import argparse
@@ -30,8 +31,8 @@ def load_encoder(
 
   Args:
     model: folder with `tokenizer.json` and `model.onnx` or `onnx/model.onnx`.
-    max_tokens: longer texts are cut there, special tokens included.
-    pooling: 'tokens' keeps an embedding a token, 'mean' averages them.
+    max_tokens: longer texts are truncated, special tokens included.
+    pooling: 'tokens' keeps one embedding per token, 'mean' averages them.
 
   Returns:
     Function from a text to float32 [T, E]; T is 1 with 'mean'.
@@ -53,7 +54,7 @@ def load_encoder(
         f'{model_file}: inputs {sorted(names)}, expected input_ids, '
         'attention_mask and token_type_ids at most'
     )
-  # Exports name the embeddings of tokens in their own ways; they come first.
+  # The name of the token embeddings varies, but they are the first output.
   output = session.get_outputs()[0]
   if len(output.shape) != 3:
     raise ValueError(
@@ -89,7 +90,7 @@ def model_files(
     Paths of `tokenizer.json` and of `model.onnx`.
 
   Raises:
-    FileNotFoundError: says which is missing and how to make it.
+    FileNotFoundError: a file is missing; the message says how to create it.
   """
   model = pathlib.Path(model)
   tokenizer_file = model / 'tokenizer.json'
@@ -99,13 +100,13 @@ def model_files(
     if model_file.exists():
       return tokenizer_file, model_file
   raise FileNotFoundError(
-      f'{model / "model.onnx"} does not exist; make it by '
+      f'{model / "model.onnx"} does not exist; create it with '
       f'optimum-cli export onnx --task feature-extraction --model {model} OUT'
   )
 
 
 def read_embeddings(path: str | pathlib.Path) -> dict[str, np.ndarray]:
-  """Reads embeddings that were made elsewhere.
+  """Reads embeddings that were computed elsewhere.
 
   Args:
     path: one of
@@ -114,11 +115,11 @@ def read_embeddings(path: str | pathlib.Path) -> dict[str, np.ndarray]:
       - a folder with `FILE.npy` for each row, FILE with or without its suffix.
 
   Returns:
-    Row's name -> float32 [T, E].
+    Name of a row -> float32 [T, E].
 
   Raises:
     FileNotFoundError: there is no such file.
-    ValueError: it has another form.
+    ValueError: it has another format.
   """
   path = pathlib.Path(path)
   if not path.exists():
@@ -166,7 +167,7 @@ def cache_encoded(
     pooling: str = 'tokens',
     overwrite: bool = False,
 ) -> feature_cache.Counts:
-  """Encodes the transcripts of all rows that are not encoded yet.
+  """Encodes the transcripts of the rows that are not cached yet.
 
   Args:
     data: a folder with `labels.csv` and its column `transcript`, or prepared
@@ -174,10 +175,10 @@ def cache_encoded(
     model: folder of the encoder, see `load_encoder`.
     max_tokens: see `load_encoder`.
     pooling: see `load_encoder`.
-    overwrite: starts a new index where the old one is of another model.
+    overwrite: starts a new index if the existing one is of another model.
 
   Returns:
-    What was done.
+    Numbers of rows processed.
 
   Raises:
     FileNotFoundError: there is no such dataset or model.
@@ -214,20 +215,20 @@ def cache_given(
     embeddings: str | pathlib.Path,
     overwrite: bool = False,
 ) -> feature_cache.Counts:
-  """Takes over embeddings that were made elsewhere.
+  """Caches embeddings that were computed elsewhere.
 
   Args:
     data: a folder with `labels.csv`, or prepared data.
-    embeddings: see `read_embeddings`; a row is found by its file name, with or
-      without suffix.
-    overwrite: starts a new index where the old one is of a model.
+    embeddings: see `read_embeddings`; rows are looked up by their file name,
+      with or without suffix.
+    overwrite: starts a new index if the existing one is of a model.
 
   Returns:
-    What was done; rows that the file does not have are without embedding.
+    Numbers of rows processed; rows missing in the file have no embedding.
 
   Raises:
     FileNotFoundError: there is no such dataset or file.
-    ValueError: the file has another form, or none of the rows.
+    ValueError: the file has another format, or contains none of the rows.
   """
   data, embeddings = pathlib.Path(data), pathlib.Path(embeddings)
   source = rows.Rows(data)
@@ -246,7 +247,7 @@ def cache_given(
     )
   if all(job.stamp is None for job in jobs):
     raise ValueError(
-        f'{embeddings} has none of the rows; it has '
+        f'{embeddings} contains none of the rows; it has '
         f'{", ".join(list(given)[:3])}, the data {", ".join(source.files[:3])}'
     )
   folder = data / feature_cache.FOLDERS['text']
@@ -259,7 +260,7 @@ def _key(made_with: dict[str, Any], content: bytes) -> str:
 
 
 def _digest(model: str | pathlib.Path) -> str:
-  """Hash of a model's content; large models keep weights in further files."""
+  """Hash of a model's files; large models store weights in separate files."""
   tokenizer_file, model_file = model_files(model)
   digest = hashlib.sha256()
   for path in (tokenizer_file, *sorted(model_file.parent.glob('model.onnx*'))):
@@ -271,7 +272,7 @@ def _digest(model: str | pathlib.Path) -> str:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   parser = argparse.ArgumentParser(
       prog='python -m vemd_jax.data.text',
-      description='Computes embeddings of transcripts, or takes them over.',
+      description='Computes or imports embeddings of transcripts.',
       formatter_class=argparse.ArgumentDefaultsHelpFormatter,
   )
   add = parser.add_argument
@@ -281,10 +282,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
       'and model.onnx')  # fmt: skip
   which.add_argument('--embeddings', default='', help='.npz, .jsonl, or folder '
       'of .npy')  # fmt: skip
-  add('--max_tokens', type=int, default=128, help='longer texts are cut')
+  add('--max_tokens', type=int, default=128, help='longer texts are truncated')
   add('--pooling', default='tokens', choices=('tokens', 'mean'))
-  add('--overwrite', action='store_true', help='start anew where the cache is '
-      'of another model')  # fmt: skip
+  add('--overwrite', action='store_true', help='replace a cache of another '
+      'model')  # fmt: skip
   return parser.parse_args(argv)
 
 

@@ -1,7 +1,7 @@
-"""The TFDS builder that writes what was prepared, one config a dataset.
+"""The TFDS builder that writes prepared data, with one config per dataset.
 
-TFDS works without TensorFlow in the array_record format; images are given as
-encoded bytes, and lists of lists as flat values with their counts.
+TFDS works without TensorFlow in the array_record format if images are passed as
+encoded bytes, and nested lists as flat values with their counts.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +17,7 @@ NOT_ANNOTATED = -1
 
 
 class Vemd(tfds.core.GeneratorBasedBuilder):
-  """Prepared datasets; the config's name is the dataset's."""
+  """Builder of prepared datasets; configs are named like the datasets."""
 
   VERSION = tfds.core.Version('1.0.0')
   BUILDER_CONFIGS = [  # noqa: RUF012, TFDS wants a list
@@ -30,11 +30,11 @@ class Vemd(tfds.core.GeneratorBasedBuilder):
       examples: Mapping[str, Callable[[], Iterator[Mapping[str, Any]]]],
       **kwargs: Any,
   ):
-    """As the base class.
+    """Creates the builder.
 
     Args:
-      examples: split -> iterator over `encode.encode_sample`'s results.
-      **kwargs: of the base class; `config` names the dataset.
+      examples: split -> iterator over results of `encode.encode_sample`.
+      **kwargs: passed to the base class; `config` names the dataset.
     """
     self._examples = examples
     super().__init__(file_format='array_record', **kwargs)
@@ -50,8 +50,8 @@ class Vemd(tfds.core.GeneratorBasedBuilder):
             'file': text(),
             'label': tfds.features.Scalar(np.int32),
             'label_multi_hot': numbers,
-            # Encoded JPEGs; an Image feature would need TensorFlow to give a
-            # sequence of them back undecoded.
+            # Encoded JPEGs: an Image feature would require TensorFlow to read a
+            # sequence of them without decoding.
             'frames': tfds.features.Sequence(text()),
             'bodies': tensor(shape=(None, 17, 3), dtype=np.float32),
             'faces': tensor(shape=(None, 68, 3), dtype=np.float32),

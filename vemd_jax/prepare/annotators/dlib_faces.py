@@ -20,9 +20,8 @@ def load(model: str | pathlib.Path) -> Callable:
     model: the .dat file of the predictor.
 
   Returns:
-    An annotator; it finds faces only. dlib gives whole pixels and no
-    confidence, so every score is 1, also of points that it places outside the
-    image.
+    An annotator of faces only. dlib returns integer coordinates and no
+    confidence, so every score is 1, even for points outside the image.
 
   Raises:
     ValueError: the predictor has another number of points.
@@ -33,8 +32,8 @@ def load(model: str | pathlib.Path) -> Callable:
 
   def annotate(image: np.ndarray) -> tuple[None, np.ndarray]:
     image = np.ascontiguousarray(image)
-    # Enlarging finds smaller faces at four times the cost, and false ones
-    # with them: only where the plain image shows none.
+    # Upsampling finds smaller faces, but costs four times as much and adds
+    # false positives, so it is done only if there are no faces without it.
     boxes = detector(image, 0) or detector(image, 1)
     faces = []
     for box in boxes:

@@ -1,6 +1,6 @@
 """Bodies by MoveNet MultiPose Lightning, through ONNX Runtime.
 
-Up to six people an image. The model file is given by the user; it must have the
+Up to six people per image. The user provides the model file; it must have the
 input and output of Google's model: int32 RGB [1, 256, 256, 3] to [1, 6, 56].
 """
 
@@ -13,8 +13,8 @@ import numpy as np
 from vemd_jax.prepare import annotators
 
 _SIDE = 256
-# Of a person. On photographs small but sound people have 0.17; what has 0.05 is
-# part of somebody who was found already.
+# Score of a person. On photographs, small but correct detections score 0.17;
+# duplicates of parts of an already detected person score 0.05.
 MIN_SCORE = 0.15
 
 
@@ -29,10 +29,10 @@ def load(
     min_score: people with a lower score are left out, 0..1.
 
   Returns:
-    An annotator; it finds bodies only.
+    An annotator of bodies only.
 
   Raises:
-    ValueError: the file is of another model.
+    ValueError: the file contains another model.
   """
   session = annotators.onnx_session(model, device)
   inputs, outputs = session.get_inputs(), session.get_outputs()
@@ -52,7 +52,7 @@ def load(
     longer = max(height, width)
     scale = _SIDE / longer
     size = (max(round(width * scale), 1), max(round(height * scale), 1))
-    # Averaging over area only makes sense when the image shrinks.
+    # Area averaging is only meaningful when the image shrinks.
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     padded = np.zeros((1, _SIDE, _SIDE, 3), np.int32)
     padded[0, : size[1], : size[0]] = cv2.resize(

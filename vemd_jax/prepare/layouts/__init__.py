@@ -1,1 +1,1 @@
-"""One module a dataset: how its official files are laid out."""
+"""Readers of the official layouts, one module per dataset."""

@@ -1,10 +1,10 @@
-"""COCO keypoints 2017, with WholeBody faces where its files are there.
+"""COCO keypoints 2017, with WholeBody faces if its files exist.
 
 `annotations/person_keypoints_{train,val}2017.json`, `{train,val}2017/`, and
 optionally `annotations/coco_wholebody_{train,val}_v1.0.json`.
 
-People without labelled joints and crowds are no targets: their boxes are kept
-as regions to be ignored. Visibility becomes a score: 0 unlabelled -> 0, 1
+People without labelled joints and crowds are not targets: their boxes are kept
+as regions to ignore. Visibility is mapped to a score: 0 unlabelled -> 0, 1
 labelled but hidden -> 0.5, 2 visible -> 1.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vemd_jax.prepare import index as ix
 
-# Not used, and gigabytes together: dropped while the file is read.
+# Unused fields, gigabytes in total, are dropped while the file is parsed.
 _UNUSED = {
     'segmentation', 'foot_kpts', 'lefthand_kpts', 'righthand_kpts', 'area',
     'coco_url', 'flickr_url', 'date_captured', 'license',
@@ -27,12 +27,12 @@ def read(source: Path, options: ix.Options, index: ix.Index) -> None:
 
   Args:
     source: the folder with the layout.
-    options: `drop_empty` leaves out images without a person's joints or face.
-    index: to be filled.
+    options: `drop_empty` leaves out images without joints or faces.
+    index: the index to fill.
 
   Raises:
     FileNotFoundError: the annotations of both splits are missing.
-    ValueError: an annotation file is no COCO keypoint file.
+    ValueError: an annotation file is not a COCO keypoint file.
   """
   folder = ix.need(
       ix.subfolder(source, 'annotations'), source, 'folder annotations'
@@ -48,7 +48,7 @@ def read(source: Path, options: ix.Options, index: ix.Index) -> None:
     )
     wholebody = ix.subfile(folder, f'coco_wholebody_{split}_v1.0.json')
     index.facts[f'faces of {split}'] = (
-        'WholeBody' if wholebody else 'none: no coco_wholebody file'
+        'WholeBody' if wholebody else 'none: there is no coco_wholebody file'
     )
     _read_split(source, path, wholebody, images, split, options, index)
   if not found:
@@ -65,7 +65,9 @@ def _load(path: Path, source: Path, index: ix.Index) -> dict:
       data = json.load(file, object_hook=_used)
     return {'images': data['images'], 'annotations': data['annotations']}
   except (ValueError, KeyError, TypeError) as error:
-    raise ValueError(f'{path} is no COCO annotation file ({error})') from error
+    raise ValueError(
+        f'{path} is not a COCO annotation file ({error})'
+    ) from error
 
 
 def _used(entry: dict) -> dict:
@@ -102,7 +104,7 @@ def _read_split(source, path, wholebody, folder, split, options, index):
       continue
     boxes = tuple(ignore.get(number, ()))
     if boxes:
-      index.note('image with a crowd or people without joints: no targets, '
+      index.note('image with a crowd or people without joints: not targets, '
                  'kept as regions to ignore', ix.printable(file))  # fmt: skip
     index.samples.append(
         ix.Sample(
@@ -113,7 +115,7 @@ def _read_split(source, path, wholebody, folder, split, options, index):
 
 
 def _body(values) -> tuple[float, ...]:
-  """51 numbers x, y, visibility -> x, y, score."""
+  """Converts 17 x (x, y, visibility) to (x, y, score)."""
   points = []
   for x, y, v in zip(*[iter(values)] * 3, strict=True):
     score = _SCORE[int(v)]
@@ -122,7 +124,7 @@ def _body(values) -> tuple[float, ...]:
 
 
 def _face(values) -> tuple[float, ...]:
-  """204 numbers x, y, confidence -> the same, 0 where a point is missing."""
+  """Clips 68 x (x, y, confidence) to 0..1, with zeros for missing points."""
   points = []
   for x, y, s in zip(*[iter(values)] * 3, strict=True):
     score = min(max(float(s), 0.0), 1.0)

@@ -1,7 +1,7 @@
-"""DFEW: `Clip/clip_224x224_16f/<id>/`, five folds of csv files.
+"""DFEW: `Clip/clip_224x224_16f/<id>/`, csv files of five folds.
 
-`EmoLabel_DataSplit/{train,test}(single-labeled)/set_{1..5}.csv` say which clip
-is where; frames are stored once for all folds.
+`EmoLabel_DataSplit/{train,test}(single-labeled)/set_{1..5}.csv` assign clips to
+folds; frames are stored once for all folds.
 """
 
 import os
@@ -19,8 +19,8 @@ def read(source: Path, options: ix.Options, index: ix.Index) -> None:
 
   Args:
     source: the folder with the layout.
-    options: `frames` is used: of a folder with more, evenly spread ones.
-    index: to be filled.
+    options: `frames` evenly spaced frames are taken from folders with more.
+    index: the index to fill.
 
   Raises:
     FileNotFoundError: frames or folds are missing.
@@ -56,7 +56,7 @@ def read(source: Path, options: ix.Options, index: ix.Index) -> None:
         name = _clip_id(row['video_name'])
         if name in seen:
           index.note(
-              'row stands more than once in the label file',
+              'row is repeated in the label file',
               f'{part}/{path.name}: {ix.printable(name)}',
           )
         seen.add(name)
@@ -80,14 +80,14 @@ def read(source: Path, options: ix.Options, index: ix.Index) -> None:
 
 
 def _clip_id(name: str) -> str:
-  """'00012', '12', '12.mp4' and '12.0' are one clip."""
+  """Identity of a clip, equal for '00012', '12', '12.mp4' and '12.0'."""
   name = name.strip().replace('\\', '/').split('/')[-1]
   head = name.split('.')[0]
   return head.lstrip('0').casefold() or '0'
 
 
 def _frames(folder: Path, source: Path) -> list[str]:
-  """Image files of a clip in their order in time."""
+  """Image files of a clip in temporal order."""
   files = [
       f for f in os.listdir(folder)
       if f.lower().endswith(ix.IMAGE_SUFFIXES) and not f.startswith('.')

@@ -12,13 +12,13 @@ _LISTS = {'train': 'train.txt', 'val': 'valid.txt', 'test': 'test.txt'}
 def read(source: Path, options: ix.Options, index: ix.Index) -> None:
   """Fills the index.
 
-  Rows that say that no subject is present (SNP) are left out and counted. The
-  subject, where the name tells it, groups clips for a held-out part of train.
+  Rows with the label SNP (subject not present) are left out and counted. Clips
+  are grouped for the holdout by subject, if the name contains it.
 
   Args:
-    source: the folder with the layout; videos lie anywhere below it.
+    source: the folder with the layout; videos are anywhere below it.
     options: not used here.
-    index: to be filled.
+    index: the index to fill.
 
   Raises:
     FileNotFoundError: a part of the layout is missing.

@@ -1,8 +1,8 @@
-"""GAF-3.0, in both layouts that are handed around.
+"""GAF-3.0, in both layouts in circulation.
 
 (a) `GAF3.0_Original/{Train,Validation}/{Positive,Neutral,Negative}/<image>`;
 (b) `Train/`, `Val/` beside `Train_labels.txt`, `Val_labels.txt` with the header
-`Img_name,Labels` and labels 0..2, whose order is not standard: it is an option.
+`Img_name,Labels` and labels 0..2, whose order varies, hence `--label_order`.
 """
 
 from pathlib import Path
@@ -20,12 +20,12 @@ def read(source: Path, options: ix.Options, index: ix.Index) -> None:
   """Fills the index.
 
   Args:
-    source: the folder with the layout, or the one above.
+    source: the folder with the layout, or its parent.
     options: `label_order` is used by layout (b).
-    index: to be filled.
+    index: the index to fill.
 
   Raises:
-    FileNotFoundError: neither layout is there.
+    FileNotFoundError: neither layout is found.
   """
   facts = datasets.get('gaf3')
   base = ix.subfolder(source, 'GAF3.0_Original') or source
@@ -40,7 +40,7 @@ def read(source: Path, options: ix.Options, index: ix.Index) -> None:
     index.facts['layout'] = 'flat, with label files'
     index.facts['label order'] = f'{meaning} (set by --label_order)'
   else:
-    index.facts['layout'] = 'one folder a class'
+    index.facts['layout'] = 'one folder per class'
   for split, names in _SPLITS.items():
     folder = ix.need(
         ix.subfolder(base, *names),

@@ -1,6 +1,6 @@
 """MER2023: `train/ test1/ test2/ test3/` and `<split>-label.csv`.
 
-test3 also holds the unlabelled clips of the SEMI track: `mer2023_semi` are
+test3 also contains the unlabelled clips of the SEMI track: `mer2023_semi` are
 those without a row in `test3-label.csv`.
 """
 
@@ -19,7 +19,7 @@ def read(source: Path, options: ix.Options, index: ix.Index) -> None:
   Args:
     source: the folder with the layout.
     options: not used here.
-    index: to be filled.
+    index: the index to fill.
 
   Raises:
     FileNotFoundError: the training part is missing.
@@ -61,11 +61,11 @@ def read_semi(source: Path, options: ix.Options, index: ix.Index) -> None:
   Args:
     source: the folder with the layout.
     options: not used here.
-    index: to be filled.
+    index: the index to fill.
 
   Raises:
-    FileNotFoundError: test3 or its label file is missing; without the file the
-      labelled test clips would be taken for unlabelled ones.
+    FileNotFoundError: test3 or its label file is missing; without the file,
+      labelled test clips would be treated as unlabelled ones.
   """
   folder = ix.need(ix.subfolder(source, 'test3'), source, 'folder test3')
   path = ix.need(
@@ -77,7 +77,7 @@ def read_semi(source: Path, options: ix.Options, index: ix.Index) -> None:
     try:
       labelled.add(files.find(row['name']))
     except ValueError:
-      index.note('several files have a labelled name: all are taken as '
+      index.note('several files have a labelled name: all are treated as '
                  'unlabelled', ix.printable(row['name']))  # fmt: skip
   index.facts['labelled clips in test3'] = f'{len(labelled)} (not used here)'
   for file in files.paths:
@@ -88,10 +88,10 @@ def read_semi(source: Path, options: ix.Options, index: ix.Index) -> None:
 
 
 def _transcripts(source: Path, index: ix.Index) -> dict[str, str]:
-  """Transcripts by clip name, where a table with them lies in the folder."""
+  """Transcripts by clip name, if the folder contains a table of them."""
   path = ix.subfile(source, *_TRANSCRIPTS)
   if path is None:
-    index.facts['transcripts'] = f'none ({_TRANSCRIPTS[0]} is not there)'
+    index.facts['transcripts'] = f'none ({_TRANSCRIPTS[0]} does not exist)'
     return {}
   rows = ix.read_table(path, source, index, '', ('name',), optional=_TEXT)
   return {

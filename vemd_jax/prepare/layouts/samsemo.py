@@ -13,14 +13,14 @@ _YES = ('1', 'true', 'yes', 'y')
 def read(source: Path, options: ix.Options, index: ix.Index) -> None:
   """Fills the index.
 
-  Labels that are empty, unknown, fear, or several at once are counted and left
-  out. With `multi_label`, several labels are kept as a multi-hot vector and no
-  single label; those that are no class of ours do not count there.
+  Samples whose label is empty, unknown, fear, or several labels are left out
+  and counted. With `multi_label`, several labels are kept as a multi-hot vector
+  without a single label; labels that are not a class are ignored there.
 
   Args:
     source: the folder with the layout.
     options: `multi_label` is used.
-    index: to be filled.
+    index: the index to fill.
 
   Raises:
     FileNotFoundError: a part of the layout is missing.
@@ -34,7 +34,7 @@ def read(source: Path, options: ix.Options, index: ix.Index) -> None:
       table, source, index, '', ('utterance_id', 'aggregated_emotions'), '\t',
       ('language', 'transcript', 'multiple_faces'),
   )  # fmt: skip
-  # The same number may exist in several languages: these are other clips.
+  # The same number in another language is another clip.
   rows = ix.unique_rows(
       rows, 'utterance_id', 'aggregated_emotions', '', index,
       lambda row: _key(row['language'], row['utterance_id']),
@@ -72,14 +72,14 @@ def read(source: Path, options: ix.Options, index: ix.Index) -> None:
 
 
 def _key(language: str, name: str) -> tuple[str, str]:
-  """A clip's language and its name without folder and suffix."""
+  """Identity of a clip: language, and name without folder and suffix."""
   return language.strip().casefold(), ix.name_key(name)
 
 
 def _find(name: str, language: str, by_key) -> tuple[str, str] | None:
-  """The row of a name in a language's split file.
+  """Finds the row of a name in a language's split file.
 
-  A row without language, or the only row of this name, serves any language.
+  A row without language, or the only row of this name, matches any language.
   """
   for key in (_key(language, name), _key('', name)):
     if key in by_key:
@@ -110,8 +110,10 @@ def _sample(row, language, split, files, facts, options, index):
 
 
 def _labels(text, facts, options):
-  """Label and multi-hot vector of e.g. `sadness`, `anger, surprise`,
-  `['anger', 'surprise']`."""
+  """Parses labels to a class and a multi-hot vector.
+
+  The text is e.g. `sadness`, `anger, surprise` or `['anger', 'surprise']`.
+  """
   names = [
       n for n in re.split(r'[,;|/&+\s]+', re.sub(r'[\[\](){}"\']', ' ', text))
       if n

@@ -15,16 +15,16 @@ _SPLITS = {
 def read(source: Path, options: ix.Options, index: ix.Index) -> None:
   """Fills the index.
 
-  Clips are cut from longer videos and named `<video>_<number>`: the part before
-  the last '_' groups them for a held-out part of train.
+  Clips are cut from longer videos and named `<video>_<number>`: for the holdout
+  they are grouped by the part before the last '_'.
 
   Args:
     source: the folder with the layout.
     options: not used here.
-    index: to be filled.
+    index: the index to fill.
 
   Raises:
-    FileNotFoundError: the training or validation part is not there.
+    FileNotFoundError: the training or validation part is missing.
   """
   facts = datasets.get('vgaf')
   for split, names in _SPLITS.items():
@@ -35,7 +35,7 @@ def read(source: Path, options: ix.Options, index: ix.Index) -> None:
     folder = ix.need(folder, source, f'folder {names[0]}')
     files = ix.Files(source, folder, video.SUFFIXES)
     if split == 'test' and path is None:
-      index.facts['test'] = 'without labels: none are handed out'
+      index.facts['test'] = 'without labels: they are not public'
       for file in files.paths:
         index.samples.append(_sample(file, split, -1))
       continue
