@@ -1,7 +1,7 @@
-"""Rooms, gardens, streets and stages behind the drawn people.
+"""Backgrounds of the scenes: rooms, gardens, streets and stages.
 
-Everything is a filled shape on the RGB + owner canvas of `drawing`; the
-owner of a background pixel is 0. Coordinates here are shares of the side.
+All shapes are filled on the RGB + owner canvas of `drawing`; the owner of a
+background pixel is 0. Coordinates are relative to the canvas side.
 """
 
 import cv2
@@ -37,7 +37,7 @@ _SAND = np.array([
 
 
 class _Brush:
-  """A canvas in shares of its side with one owner code for all strokes."""
+  """Draws on a canvas in relative coordinates with one owner code."""
 
   def __init__(self, canvas: np.ndarray, owner: int):
     self.canvas, self.owner, self.side = canvas, owner, canvas.shape[0]
@@ -89,7 +89,7 @@ class _Brush:
     rows = np.empty((y1 - y0, 4), np.uint8)
     rows[:, :3] = np.clip(top + (bottom - top) * t, 0, 255)
     rows[:, 3] = self.owner
-    # One 32-bit word a pixel makes the copy cheap.
+    # Copying one 32-bit word per pixel is faster than four bytes.
     words = self.canvas.view(np.uint32)[..., 0]
     words[y0:y1, x0:x1] = rows.view(np.uint32)
 
@@ -338,10 +338,10 @@ def draw_background(canvas: np.ndarray, rng: np.random.Generator):
 
   Args:
     canvas: uint8 [S, S, 4] RGB + owner, changed in place.
-    rng: source of everything random.
+    rng: source of randomness.
 
   Returns:
-    colour of the ground, float [3].
+    Colour of the ground, float [3].
   """
   horizon = rng.uniform(0.42, 0.62)
   kind = (_room, _room, _garden, _garden, _street, _stage)[rng.integers(6)]
@@ -349,14 +349,14 @@ def draw_background(canvas: np.ndarray, rng: np.random.Generator):
 
 
 def draw_shadows(canvas, ground, x, y, width) -> None:
-  """Puts soft blots under the feet; arguments are shares of the side, [P]."""
+  """Draws shadows under the feet; x, y, width [P] are relative to the side."""
   brush = _Brush(canvas, 0)
   for at in zip(x.tolist(), y.tolist(), width.tolist()):
     brush.oval(at[0], at[1], at[2], 0.22 * at[2], ground * 0.72)
 
 
 def draw_foreground(canvas: np.ndarray, rng: np.random.Generator) -> None:
-  """Sometimes puts something in front of the people."""
+  """Draws an object in front of the people in 3 of 10 scenes."""
   brush = _Brush(canvas, _FOREGROUND)
   kind = rng.integers(10)
   if kind == 0:

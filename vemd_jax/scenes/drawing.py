@@ -1,9 +1,9 @@
-"""Pictures and exact key points of drawn people.
+"""Renders images of people with exact keypoints.
 
-Everything is a filled polygon: a few dozen a person. They are drawn without
-anti-aliasing on a canvas of twice the size whose fourth channel holds who owns
-the pixel. Halving the canvas gives the smooth picture, and the fourth channel
-says which key points can be seen.
+A person consists of a few dozen filled polygons. They are drawn without
+anti-aliasing on a canvas of twice the size, whose fourth channel stores the
+owner of each pixel. Halving the canvas yields the anti-aliased image, and the
+fourth channel determines which keypoints are visible.
 """
 
 import functools
@@ -37,7 +37,7 @@ from vemd_jax.scenes.shapes import (
   trunk_shapes,
 )
 
-# Seconds between two frames of a clip.
+# Seconds between consecutive frames of a clip.
 FRAME_SECONDS = 0.1
 _ARM_ROWS, _LEG_ROWS = 6, 4
 
@@ -58,7 +58,7 @@ class Drawing(NamedTuple):
   owners: np.ndarray
 
 
-# Numbers of the colours of a head.
+# Indices of the colours of a head.
 _FACE, _SHADE, _HAIR, _HAIR_SHADE, _HAT, _HAT_SHADE, _LIPS = range(7)
 _BROW, _WHITE, _BLACK, _MOUTH, _IRIS, _BEARD, _CHEEK = range(7, 14)
 
@@ -92,7 +92,7 @@ def _draw_hair(canvas, people: People, heads: Heads, k: int) -> None:
 
 
 def _draw_face(canvas, people: People, heads: Heads, k: int) -> None:
-  """Beard, nose, eyes, brows and mouth, as far as they face the camera."""
+  """Beard, nose, eyes, brows and mouth, if they face the camera."""
   marks, facing, ink = heads.marks[k], heads.facing[k], heads.colors[k]
   if people.beard[k]:
     rows = BEARD_MARKS[facing[BEARD_MARKS] > MIN_FILLED]
@@ -183,7 +183,7 @@ def _draw_trunk(canvas, people: People, trunks: Trunks, k: int) -> None:
 
 
 def _draw_person(canvas, people: People, limbs, trunks, heads, k: int) -> None:
-  """Draws somebody from back to front."""
+  """Draws a person from back to front."""
 
   def draw_limb(first: int, rows) -> None:
     for row in rows:
@@ -206,7 +206,7 @@ def _draw_person(canvas, people: People, limbs, trunks, heads, k: int) -> None:
       draw_limb(_ARM_ROWS * arm, range(_ARM_ROWS))
 
 
-# ---------------------------------------------------------------- key points
+# ----------------------------------------------------------------- keypoints
 
 # Body joints: nose, eyes, ears from the head, the others from the skeleton.
 _LIMB_JOINTS = np.array([
@@ -233,7 +233,7 @@ def _head_joints(figures: Figures):
           facing[:, 30],
           facing[:, 42:48].mean(1),
           facing[:, 36:42].mean(1),
-          # Ears stand out: seen up to 100 degrees.
+          # Ears protrude and are visible up to 100 degrees.
           figures.extras_facing[:, looks.EARS[0]] + 0.25,
           figures.extras_facing[:, looks.EARS[1]] + 0.25,
       ],
@@ -243,15 +243,15 @@ def _head_joints(figures: Figures):
 
 
 def owner_at(owners: np.ndarray, points: np.ndarray):
-  """Who is seen at some pixels.
+  """Looks up the person and body part visible at image points.
 
   Args:
     owners: uint8 [2 * H, 2 * W] of a Drawing.
-    points: [..., 2] x, y in pixels of the picture.
+    points: [..., 2] x, y in pixels of the image.
 
   Returns:
-    person int [...] (-1 background, MAX_PEOPLE something in front), part int
-    [...], inside bool [...] whether the point lies in the frame.
+    person int [...] (-1 background, MAX_PEOPLE an object in front), part int
+    [...], inside bool [...], whether the point is in the frame.
   """
   height, width = owners.shape
   scaled = points * SUPERSAMPLE
@@ -265,11 +265,11 @@ def owner_at(owners: np.ndarray, points: np.ndarray):
 
 
 def _keypoints(figures: Figures, owners: np.ndarray, size: int):
-  """Joints [P, 17, 3] and landmarks [P, 68, 3] with what can be seen of them.
+  """Joints [P, 17, 3] and landmarks [P, 68, 3], with visibility as score.
 
-  A joint is hidden when another person or an object is in front of it, when
-  it is on the far side of the head, or when an arm or leg is behind its
-  owner's trunk or head.
+  A joint is hidden if another person or an object is in front of it, if it is
+  on the far side of the head, or if an arm or leg is behind the person's own
+  trunk or head.
   """
   person = np.arange(len(figures.points))[:, None]
   head, facing = _head_joints(figures)
@@ -277,12 +277,12 @@ def _keypoints(figures: Figures, owners: np.ndarray, size: int):
   owner, part, inside = owner_at(owners, joints)
   seen = inside & (owner == person)
   seen[:, :5] &= (facing > MIN_FACING) & (part[:, :5] == HEAD)
-  # Shoulders and hips belong to the trunk as well.
+  # Of these joints only shoulders and hips may lie on the trunk.
   for first, last in ((7, 11), (13, 17)):
     seen[:, first:last] &= part[:, first:last] > TRUNK
   bodies = np.concatenate([joints, seen[..., None]], -1).astype(np.float32)
   marks = figures.landmarks * size
-  # The outline is looked up a little inside the face it bounds.
+  # Landmarks on the outline are looked up slightly inside the face.
   middle = marks[:, [30]]
   owner, part, _ = owner_at(owners, middle + 0.88 * (marks - middle))
   inside = ((marks >= 0) & (marks < size)).all(-1)
@@ -297,17 +297,17 @@ def _keypoints(figures: Figures, owners: np.ndarray, size: int):
 
 @functools.lru_cache(maxsize=4)
 def _grain(side: int) -> np.ndarray:
-  """Noise [side, side, 3] around 128 from which every picture takes a piece."""
+  """Noise [side, side, 3] around 128, of which every image uses a crop."""
   rng = np.random.default_rng(68)
   noise = rng.normal(128, 40, (side, side, 3))
   return np.clip(np.rint(noise), 0, 255).astype(np.uint8)
 
 
 class _Camera(NamedTuple):
-  """What the camera does to a picture."""
+  """Parameters of the camera model."""
 
   blur: float
-  light: np.ndarray  # [2, 2, 3] uint8, spread over the picture
+  light: np.ndarray  # [2, 2, 3] uint8, interpolated over the image
   curve: np.ndarray  # [1, 256, 3] uint8
   grain: float
 
@@ -328,7 +328,7 @@ def _camera(rng: np.random.Generator) -> _Camera:
 
 
 def _expose(canvas, camera: _Camera, rng: np.random.Generator) -> np.ndarray:
-  """The picture [S / 2, S / 2, 3] a camera takes of the canvas."""
+  """The image [S / 2, S / 2, 3] that a camera takes of the canvas."""
   size = canvas.shape[0] // SUPERSAMPLE
   image = cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA)
   image = cv2.cvtColor(image, cv2.COLOR_RGBA2RGB)
@@ -348,17 +348,17 @@ def _expose(canvas, camera: _Camera, rng: np.random.Generator) -> np.ndarray:
 def draw(
     people: People, seed: int, size: int, frames: int = 1
 ) -> list[Drawing]:
-  """Draws a scene; the same arguments give the same picture.
+  """Draws a scene; the same arguments give the same images.
 
   Args:
-    people: at most 14 people; later ones are in front of earlier ones where
-      they stand equally low.
-    seed: of background, camera and noise.
-    size: side of the picture in pixels.
+    people: at most 14 people. They are drawn in order of y, and in the given
+      order if y is equal; later ones are in front.
+    seed: seed of background, camera and noise.
+    size: side of the image in pixels.
     frames: length of the clip.
 
   Returns:
-    one Drawing for each frame.
+    One Drawing for each frame.
   """
   if len(people.x) > MAX_PEOPLE:
     raise ValueError(f'{len(people.x)} people: at most {MAX_PEOPLE} fit')

@@ -1,8 +1,8 @@
-"""Bodies and faces of the embedded dataset: geometry, without a pixel.
+"""Geometry of the bodies and faces of the embedded dataset.
 
-Lengths are shares of the frame's side. Angles are in radians. A body faces +Z
+Lengths are relative to the frame's side, angles are in radians. A body faces +Z
 with its own left at +X and its head at +Y. A heading of 0 faces the camera and
-pi / 2 faces the image's right. Everything is computed for all people at once.
+pi / 2 faces the image's right. All functions are vectorised over people.
 """
 
 from typing import NamedTuple
@@ -36,29 +36,30 @@ SHOES = np.array([
 SHORT, LONG, BUN, TAIL, AFRO, BALD, BEANIE, CAP, SCARF = range(9)
 # Clothing patterns.
 PLAIN, STRIPES, OPEN_JACKET, BUTTONS, PRINT, BLOCK, TIE = range(7)
-# What covers the legs.
+# Legwear.
 LONG_TROUSERS, SHORTS, SKIRT, DRESS = range(4)
 
 
 class People(NamedTuple):
-  """Everything about P people, each field [P] or [P, ...].
+  """Parameters of P people, each field [P] or [P, ...].
 
-  Lengths are shares of the frame's side, angles radians, colours RGB 0..255.
+  Lengths are relative to the frame's side, angles in radians, colours RGB in
+  0..255.
 
   Attributes:
-    x: where they stand, 0 the left and 1 the right edge of the frame.
-    y: height of the feet in the frame, 0 top, 1 bottom.
+    x: horizontal position, 0 the left and 1 the right edge of the frame.
+    y: vertical position of the feet, 0 the top and 1 the bottom of the frame.
     height: standing height.
-    head: size of the head relative to the usual.
-    heading: where the body faces, 0 the camera, pi / 2 the image's right.
-    head_yaw: where the head faces, in the same angles.
+    head: size of the head relative to the average.
+    heading: direction of the body, 0 the camera, pi / 2 the image's right.
+    head_yaw: direction of the head, as for `heading`.
     head_pitch: up is positive.
-    roll: tilt of the head in the picture.
+    roll: tilt of the head in the image plane.
     lean: sideways tilt of the body.
     stoop: forward tilt of the body.
-    gesture: number of the gesture.
+    gesture: index of the gesture.
     arms: [P, 2, 4] left and right; polar angle and azimuth of the upper arm,
-      then of the forearm. Polar 0 hangs, azimuth 0 points outwards, pi / 2
+      then of the forearm. Polar angle 0 points down, azimuth 0 outwards, pi / 2
       forwards.
     arm_swing: [P, 2, 4] amplitudes of the arm angles over time.
     legs: [P, 2, 3] left and right; outward angle, forward swing, knee bend.
@@ -68,18 +69,18 @@ class People(NamedTuple):
     rate: angular speed of the motion per second.
     valence: expression, -1 sad or angry, 1 smiling.
     anger: share of anger in a negative expression, the rest is sadness.
-    opening: how far the mouth stands open, 0..1.
-    blink: how far the eyes are closed, 0..1.
+    opening: opening of the mouth, 0..1.
+    blink: closing of the eyes, 0..1.
     brows: raise of the brows.
     gaze: [P, 2] shift of the irises.
     skin, hair, shirt, accent, bottom, shoes: [P, 3] colours.
     style: hair style.
     pattern: clothing pattern.
-    sleeve: how much of the arm is covered, 0..1.
-    legwear: what covers the legs.
-    glasses, beard: whether they have them.
-    build: body width relative to the usual.
-    fringe: how low the hairline is.
+    sleeve: covered share of the arm, 0..1.
+    legwear: type of trousers, skirt or dress.
+    glasses, beard: whether the person has them.
+    build: body width relative to the average.
+    fringe: downward shift of the hairline, in head radii.
   """
 
   x: np.ndarray
@@ -132,17 +133,17 @@ SLEEVE, HEM = (18, 19), (20, 21)
 _NUM_POINTS = 22
 
 class Figures(NamedTuple):
-  """Positions at one moment.
+  """Positions at one point in time.
 
   Attributes:
-    points: [P, 22, 2] in frame shares.
+    points: [P, 22, 2] relative to the frame's side.
     depth: [P, 22] towards the camera, relative to the pelvis.
     head: [P, 2] centre of the head.
     radius: [P] radius of the head.
     landmarks: [P, 68, 2].
     landmark_facing: [P, 68] cosine of the angle to the camera.
     extras: [P, X, 2] hairline, ears and other points of the head.
-    extras_facing: [P, X] the same for them.
+    extras_facing: [P, X] cosine of the angle to the camera.
   """
 
   points: np.ndarray
@@ -156,7 +157,7 @@ class Figures(NamedTuple):
 
 
 def _direction(polar, azimuth, side):
-  """Unit vectors [..., 3] of arms: polar from hanging, azimuth from outward."""
+  """Unit vectors [..., 3] of arms: polar from down, azimuth from outwards."""
   sin = np.sin(polar)
   return np.stack(
       [sin * np.cos(azimuth) * side, -np.cos(polar), sin * np.sin(azimuth)], -1
@@ -167,19 +168,19 @@ _SIDE = np.array([1.0, -1.0], np.float32)
 
 
 def _skeleton(people: People, time: float):
-  """Body points in frame shares and their depth.
+  """Body points relative to the frame's side, and their depth.
 
   Args:
     people: P people.
     time: seconds since the start of the clip.
 
   Returns:
-    points [P, 22, 2], depth [P, 22], both shares of the frame's side.
+    points [P, 22, 2], depth [P, 22], both relative to the frame's side.
   """
   p = len(people.x)
   wave = np.sin(people.rate * time + people.phase)
   body = np.zeros((p, _NUM_POINTS, 3), np.float32)
-  # Legs first: the lower foot stands on the ground.
+  # Legs first, since the lower foot determines the height of the pelvis.
   out, swing, bend = np.moveaxis(people.legs, -1, 0)
   step = (people.stride * wave)[:, None] * _SIDE
   swing, bend = swing + step, bend + np.abs(step) * 0.5
@@ -240,7 +241,7 @@ def _mean_face() -> np.ndarray:
   """68 landmarks [68, 3] in head radii: x image right, y down, z forward."""
   turn = np.linspace(0, np.pi, 17)
   jaw = np.stack([-0.78 * np.cos(turn), 0.06 + 0.94 * np.sin(turn)], -1)
-  # A rounder jaw than an ellipse.
+  # Make the jaw rounder than an ellipse.
   jaw[:, 0] *= 1 + 0.10 * np.sin(2 * np.minimum(turn, np.pi - turn))
   brow = np.array([
       (-0.60, -0.24), (-0.50, -0.33), (-0.38, -0.36), (-0.26, -0.34),
@@ -260,7 +261,7 @@ def _mean_face() -> np.ndarray:
   outer += [(0.09, 0.77), (0, 0.78), (-0.09, 0.77), (-0.22, 0.73)]
   inner = [(-0.28, 0.65), (-0.11, 0.635), (0, 0.64), (0.11, 0.635)]
   inner += [(0.28, 0.65), (0.11, 0.685), (0, 0.69), (-0.11, 0.685)]
-  # A large mouth is legible in a small face.
+  # Enlarge the mouth, so that it can be recognised in a small face.
   outer, inner = (
       (np.array(lips) - [0, 0.66]) * [1.15, 1.1] + [0, 0.66]
       for lips in (outer, inner)
@@ -278,7 +279,7 @@ def _mean_face() -> np.ndarray:
 
 
 def _face_actions() -> np.ndarray:
-  """Displacements [A, 68, 3] of smile, sad, angry, open, blink, raise."""
+  """Displacements [6, 68, 3] of smile, sad, angry, open, blink, raise."""
   actions = np.zeros((6, 68, 3))
   smile, sad, angry, opening, blink, raised = actions
 
@@ -379,12 +380,12 @@ def _landmark_normals() -> np.ndarray:
   return _normals(normals)
 
 
-# Normals of the mean face serve every expression.
+# Normals of the mean face are used for every expression.
 _ALL_NORMALS = np.concatenate([_landmark_normals(), _normals(_EXTRAS)])
 
 
 def expression(people: People, time: float = 0.0) -> np.ndarray:
-  """Faces seen from the front.
+  """Landmarks of the faces with their expressions, in frontal view.
 
   Args:
     people: P people.
@@ -396,7 +397,7 @@ def expression(people: People, time: float = 0.0) -> np.ndarray:
   swell = 0.9 + 0.1 * np.sin(people.rate * 0.7 * time + people.phase)
   valence = people.valence * swell
   down = np.maximum(-valence, 0)
-  # Smiling and scowling mouths differ in how far they open by themselves.
+  # The mouth opens and closes periodically, as in talking.
   opening = people.opening * (
       1 + 0.3 * np.sin(people.rate * 1.3 * time + 2 * people.phase)
   )
@@ -415,14 +416,14 @@ def expression(people: People, time: float = 0.0) -> np.ndarray:
 
 
 def pose(people: People, time: float = 0.0) -> Figures:
-  """Where everything of everybody is at one moment.
+  """Computes the positions of all points of all people at one time.
 
   Args:
     people: P people.
     time: seconds since the start of the clip.
 
   Returns:
-    Figures in frame shares.
+    Figures, relative to the frame's side.
   """
   points, depth = _skeleton(people, time)
   radius = 0.112 * people.height * people.head
@@ -433,7 +434,7 @@ def pose(people: People, time: float = 0.0) -> Figures:
   head = points[:, NECK] + up * (radius * 1.0 + 0.012 * people.height)[:, None]
   sway = np.sin(people.rate * 0.5 * time + 1.7 * people.phase)
   yaw, pitch = people.head_yaw + 0.06 * sway, people.head_pitch + 0.03 * sway
-  # The face rides forward of the neck when the head turns.
+  # The face is in front of the neck, so a turn shifts it sideways.
   head[:, 0] += 0.12 * radius * np.sin(yaw)
   face = expression(people, time)
   extras = np.broadcast_to(_EXTRAS, (len(yaw), *_EXTRAS.shape)).copy()

@@ -1,23 +1,24 @@
-"""The embedded dataset: drawn groups of people who feel or relate somehow.
+"""The embedded dataset: synthetic images of groups with an emotion label.
 
 Sample i of a split is a pure function of (seed, split, i). No files are read.
-`GroupScenes.describe` says who stands where and how (cheap), `draw` makes the
-picture and its exact key points.
+`GroupScenes.describe` samples the parameters of a scene (cheap), `draw` renders
+its images and exact keypoints.
 
-Labels come from a cue:
+The cue determines how the label is expressed:
 
-* `expression`: faces frown, rest or smile. Bodies carry nothing.
+* `expression`: faces frown, are neutral or smile. Bodies are uninformative.
 * `interaction`: people stand in pairs. They face each other, close together,
-  with the same gestures at the same time (positive); look the same way
-  with unrelated gestures (neutral); or stand back to back, apart, with opposite
-  gestures (negative). Everything about a single person, the place in the
-  frame included, has the same distribution in each class.
+  with synchronous equal gestures (positive); face the same direction with
+  unrelated gestures (neutral); or stand back to back, apart, with opposite
+  gestures (negative). The distribution of each single person's attributes,
+  position included, is the same in every class.
 * `both`: both at once.
 
-Why places say nothing: who of a pair looks right tells where the partner is,
-and the left one of a pair is further left in a picture. So a row of people
-stands on a strip whose ends meet and which the frame cuts at a random place:
-then everybody's place is uniform whatever else they do.
+Positions would be informative without a countermeasure: the direction that one
+of a pair faces correlates with being its left or right member, and the left
+member is on average further left in the image. Each row of people is therefore
+placed on a closed ring that the frame cuts at a random point, which makes the
+position of each person uniform and independent of all other attributes.
 
 Contact sheet: `python -m vemd_jax.data.group_scenes --out=group_scenes.jpg`
 """
@@ -36,12 +37,12 @@ from vemd_jax.scenes.figures import People
 CLASSES = ('negative', 'neutral', 'positive')
 CUES = ('expression', 'interaction', 'both')
 
-# Gestures: the opposite of each is three further on.
+# Gestures; the opposite of gesture g is (g + 3) % 6.
 UP, WAVE, REACH, CROSSED, HANG, HIPS = range(6)
 _NUM_GESTURES = 6
-# Angles in degrees by gesture, variant, arm (the one further from a camera at
-# which the body is half turned, then the nearer one): polar and azimuth of the
-# upper arm, then of the forearm. Raised arms do not cover one's own face.
+# Angles in degrees by gesture, variant, arm (of a body half turned to the
+# camera: the far arm, then the near one): polar angle and azimuth of the upper
+# arm, then of the forearm. Raised arms do not cover the person's own face.
 _FAR_UP, _NEAR_UP, _DOWN = (
     (112, 40, 160, 45), (112, -28, 160, -28), (14, 20, 12, 60)
 )  # fmt: skip
@@ -53,7 +54,7 @@ _ARMS = np.deg2rad(np.array([
     [[(12, 15, 12, 50)] * 2] * 2,
     [[(44, -12, 42, 168)] * 2] * 2,
 ], np.float32))  # fmt: skip
-# How far they swing.
+# Amplitudes of the arm angles over time.
 _SWING = np.deg2rad(np.array([
     [[(10, 0, 8, 0)] * 2] * 2,
     [[(4, 0, 22, 0), (2, 0, 3, 0)], [(2, 0, 3, 0), (4, 0, 22, 0)]],
@@ -63,31 +64,31 @@ _SWING = np.deg2rad(np.array([
     [[(2, 0, 2, 0)] * 2] * 2,
 ], np.float32))  # fmt: skip
 
-# How often each hair style, pattern and cover of the legs is drawn.
+# Probabilities of hair styles, patterns and legwear.
 _STYLES = (0.30, 0.18, 0.08, 0.10, 0.08, 0.06, 0.07, 0.06, 0.07)
 _PATTERNS = (0.30, 0.18, 0.14, 0.10, 0.10, 0.10, 0.08)
 _LEGWEAR = (0.62, 0.13, 0.13, 0.12)
 _SLEEVES = np.array([0.0, 0.3, 0.45, 1.0])
 _ANGER = np.array([0.0, 0.25, 0.75, 1.0])
 
-# A row of people stands on a strip this long, of which the frame shows 1.
+# Length of the ring on which a row of people stands; the frame shows 1 of it.
 _STRIP = 1.08
-# Standing height by number of people, 1 first.
+# Standing height by number of people, from 1 on.
 _HEIGHTS = (1.02, 0.98, 0.92, 0.86, 0.84, 0.81, 0.78, 0.74, 0.70, 0.68)
-# Chances that a pair, or a face, does not follow the label.
+# Probabilities that a pair, or a face, is drawn independently of the label.
 _ODD_PAIR, _ODD_FACE = 0.08, 0.06
-# Distance within a pair by class, in shares of the room a person has.
+# Distance within a pair by class, relative to the width available per person.
 _DISTANCES = np.array([(1.00, 1.14), (0.84, 0.98), (0.66, 0.80)])
 
 
 class Scene(NamedTuple):
-  """What is to be drawn.
+  """Parameters of a scene.
 
   Attributes:
     label: 0 negative, 1 neutral, 2 positive.
     people: P people in drawing order.
-    pair: int [P], number of the pair somebody belongs to, -1 for those alone.
-    seed: of everything else in the picture.
+    pair: int [P], index of each person's pair, -1 for single people.
+    seed: seed of everything else in the image.
   """
 
   label: int
@@ -110,7 +111,7 @@ _ORDERS = np.array(
 
 
 def _labels(seed: int, split: str, index: np.ndarray) -> np.ndarray:
-  """Labels int32 [n]: each three in a row hold every class once."""
+  """Labels int32 [n]: each block of three contains every class once."""
   index = np.asarray(index, np.uint64)
   start = np.array(
       [(seed * 0x9E3779B1 + zlib.crc32(split.encode())) % 2**64], np.uint64
@@ -141,18 +142,22 @@ class GroupScenes:
       zoom: float = 1.0,
       seed: int = 0,
   ):
-    """Makes the source; nothing is drawn yet.
+    """Creates the source without drawing anything.
 
     Args:
       split: any name; splits share no samples.
       num_samples: length.
       cue: 'expression', 'interaction' or 'both'.
-      size: side of the pictures in pixels.
-      frames: length of the clips, 1 for pictures.
-      people: fewest and most people of a scene. `interaction` has at least 2.
-      zoom: how close the camera is, at least 1: people get that much larger
-        and from about 1.4 on the frame cuts them off at the hips.
-      seed: not negative.
+      size: side of the images in pixels.
+      frames: length of the clips, 1 for images.
+      people: minimum and maximum number of people of a scene; at least 2 with
+        `interaction`.
+      zoom: magnification of people, 1 to 2; from about 1.4 on the frame cuts
+        them off at the hips.
+      seed: non-negative seed.
+
+    Raises:
+      ValueError: an argument is out of range.
     """
     low, high = people
     most = len(_HEIGHTS)
@@ -179,14 +184,14 @@ class GroupScenes:
     return len(self.labels)
 
   def __repr__(self) -> str:
-    # Grain writes this into its checkpoints.
+    # Grain stores this in its checkpoints.
     return (
         f'GroupScenes({self.split!r}, {len(self)}, {self.cue!r}, {self.size}, '
         f'{self.frames}, {self.people}, {self.zoom}, {self.seed})'
     )
 
   def describe(self, index: int) -> Scene:
-    """What sample `index` shows, without drawing it."""
+    """The parameters of sample `index`, without drawing it."""
     if not 0 <= index < len(self):
       raise IndexError(f'{self.split} has {len(self)} samples, not {index}')
     split = zlib.crc32(self.split.encode())
@@ -200,13 +205,13 @@ class GroupScenes:
     )
 
   def draw(self, index: int) -> list[drawing.Drawing]:
-    """The drawings of sample `index`, one a frame, with who owns each pixel."""
+    """The drawings of sample `index`, one per frame, with pixel owners."""
     scene = self.describe(index)
     return drawing.draw(scene.people, scene.seed, self.size, self.frames)
 
   def __getitem__(self, index: int) -> dict:
     drawings = self.draw(index)
-    # Only those of whom something can be seen.
+    # Only people with a visible keypoint.
     return {
         'frames': [d.image for d in drawings],
         'label': int(self.labels[index]),
@@ -217,7 +222,7 @@ class GroupScenes:
 
 
 def _rows(n: int) -> list[int]:
-  """How many stand in each row, the back one first."""
+  """Number of people in each row, the back row first."""
   if n <= 4:
     return [n]
   back = 2 * round(n / 4)
@@ -225,12 +230,12 @@ def _rows(n: int) -> list[int]:
 
 
 def _place(count: int, relations, rng):
-  """Places on the strip, pair numbers within the row, and who is left.
+  """Positions in the frame, pairs within the row, and who is the left one.
 
   Args:
     count: people in the row.
     relations: class of each pair.
-    rng: random source.
+    rng: source of randomness.
 
   Returns:
     x [count], pair [count], left bool [count].
@@ -239,7 +244,7 @@ def _place(count: int, relations, rng):
     return rng.uniform(0.3, 0.7, 1), np.array([-1]), np.array([False])
   room = _STRIP / count
   pairs = count // 2
-  # Two people alone must not meet again around the back of the strip.
+  # A single pair must not be close across the other side of the ring as well.
   tight = 0.74 if count == 2 else 1.0
   low, high = _DISTANCES[relations].T
   apart = rng.uniform(low, high) * room * tight
@@ -250,23 +255,23 @@ def _place(count: int, relations, rng):
   if count % 2:
     x = np.append(x, _STRIP - room / 2)
     pair, left = np.append(pair, -1), np.append(left, False)
-  # Cut the ring anywhere.
+  # Cut the ring at a random point.
   x = (x + rng.uniform(0, _STRIP)) % _STRIP
   return x - (_STRIP - 1) / 2, pair, left
 
 
 def _couple(stance: dict, left, right, relation, rng) -> None:
-  """Makes the right one of each pair follow the left one, in place.
+  """Couples the right member of each pair to the left one, in place.
 
-  Every rule keeps the distribution of the right one: mirror images, opposites
-  and shifted phases of uniform values are uniform, and correlated normal
+  Every rule preserves the marginal distribution of the right member: mirrored,
+  opposite and phase-shifted uniform values are uniform, and correlated normal
   values are normal.
 
   Args:
-    stance: values of each person, drawn independently.
-    left, right: [pairs] people.
-    relation: [pairs] class.
-    rng: random source.
+    stance: attributes of each person, drawn independently.
+    left, right: [pairs] indices of people.
+    relation: [pairs] class of each pair.
+    rng: source of randomness.
   """
   negative, neutral, positive = (relation == c for c in (0, 1, 2))
 
@@ -283,7 +288,7 @@ def _couple(stance: dict, left, right, relation, rng) -> None:
   side[right] = np.where(neutral, side[left], -side[left])
   gesture = stance['gesture'][left]
   follow('gesture', (gesture + 3) % _NUM_GESTURES, gesture)
-  # A mirror image: both use the arm nearer to the camera, or the other one.
+  # Mirrored pairs both use the arm near the camera, or both the far one.
   follow('variant', stance['variant'][right], stance['variant'][left])
   beat = stance['phase'][left] + rng.normal(0, 0.25, len(left))
   follow('phase', beat + np.pi, beat)
@@ -298,7 +303,7 @@ def _describe(label: int, cue: str, n: int, zoom: float, rng) -> Scene:
   """Draws the parameters of a scene of n people."""
   x, pair, left, row, relations = [], [], [], [], []
   for number, count in enumerate(_rows(n)):
-    # Where faces alone count, everybody is on their own.
+    # With the cue `expression` people are not coupled.
     relation = np.full(count // 2, 1 if cue == 'expression' else label)
     if cue != 'expression':
       odd = rng.random(count // 2) < _ODD_PAIR
@@ -326,7 +331,7 @@ def _describe(label: int, cue: str, n: int, zoom: float, rng) -> Scene:
     rights = np.flatnonzero((pair >= 0) & ~left)
     _couple(stance, lefts, rights, relations, rng)
   people = _people(label, cue, x, row, stance, zoom, rng)
-  # The order of the people tells nothing either.
+  # Shuffle, so that the order of the people is uninformative, too.
   order = rng.permutation(n)
   people = People(*(field[order] for field in people))
   return Scene(label, people, pair[order], int(rng.integers(2**31)))
@@ -335,12 +340,12 @@ def _describe(label: int, cue: str, n: int, zoom: float, rng) -> Scene:
 def _people(
     label: int, cue: str, x, row, stance: dict, zoom: float, rng
 ) -> People:
-  """Adds all that does not depend on others."""
+  """Draws the attributes that do not depend on other people."""
   n = len(x)
   uniform, normal = rng.uniform, rng.standard_normal
   # The back row stands higher up and looks smaller.
   scale = _HEIGHTS[n - 1] * uniform(0.9, 1.1)
-  # Heads stay where they are, feet leave the frame.
+  # Zooming keeps the heads in place and moves the feet out of the frame.
   margin, scale = 0.1 * scale, zoom * scale
   height = scale * uniform(0.88, 1.06, n)
   if row.any():
@@ -349,14 +354,14 @@ def _people(
     y = scale + np.where(row == 0, back - 0.07 * scale, front)
   else:
     y = np.full(n, uniform(0.07, 0.14) + margin + 0.95 * scale)
-  # Most stand half turned, a few turn their back.
+  # Most people are half turned, a few turn their back.
   most = (0, 60) if cue == 'expression' else (28, 80)
   turn = uniform(*most, n)
   turn = np.where(rng.random(n) < 0.06, uniform(100, 150, n), turn)
   heading = np.deg2rad(stance['side'] * turn)
   gesture, variant = stance['gesture'], stance['variant']
   arms, swing = _ARMS[gesture, variant], _SWING[gesture, variant]
-  # Who faces the image's right has the left arm further away.
+  # The left arm is the far one of people who face the image's right.
   turned = (stance['side'] > 0)[:, None, None]
   arms = np.where(turned, arms, arms[:, ::-1])
   swing = np.where(turned, swing, swing[:, ::-1])
@@ -393,12 +398,12 @@ def _people(
 
 
 def _draw_of(rng, shares, n: int) -> np.ndarray:
-  """Draws n numbers 0.. with the given shares; quicker than `rng.choice`."""
+  """Draws n indices with given probabilities, faster than `rng.choice`."""
   return np.searchsorted(np.cumsum(shares)[:-1], rng.random(n), 'right')
 
 
 def _appearance(n: int, rng) -> dict:
-  """Draws what n people look like: the last fields of People."""
+  """Draws the appearance of n people: the last fields of People."""
   tints = iter(rng.uniform(-10, 10, (6, n, 3)))
   picks = iter(rng.random((6, n)))
 
@@ -438,12 +443,12 @@ def _valence(label: int, cue: str, n: int, rng) -> np.ndarray:
 def contact_sheet(
     cue: str = 'both', columns: int = 5, side: int = 180, seed: int = 0
 ) -> np.ndarray:
-  """Scenes of each class in a row, the most positive on top.
+  """Draws a row of scenes for each class, the positive one on top.
 
   Args:
     cue: see GroupScenes.
-    columns: scenes of a class.
-    side: of a scene in pixels.
+    columns: number of scenes per class.
+    side: side of a scene in pixels.
     seed: see GroupScenes.
 
   Returns:
@@ -475,7 +480,7 @@ def contact_sheet(
 
 def main() -> None:
   parser = argparse.ArgumentParser(description='Draws a contact sheet.')
-  parser.add_argument('--out', required=True, help='picture to write')
+  parser.add_argument('--out', required=True, help='image file to write')
   parser.add_argument('--cue', choices=CUES, default='both')
   parser.add_argument('--columns', type=int, default=5)
   parser.add_argument('--side', type=int, default=180)

@@ -7,20 +7,20 @@ import numpy as np
 from vemd_jax.scenes import figures as looks
 from vemd_jax.scenes.figures import Figures, People
 
-# The canvas is this much larger than the picture.
+# Ratio of the canvas side to the image side.
 SUPERSAMPLE = 2
-# Fractional bits of the coordinates given to OpenCV.
+# Fractional bits of coordinates passed to OpenCV.
 SHIFT = 4
 MAX_PEOPLE = 14
 # Owner codes: 16 * (person + 1) + part; 0 is the background.
 HEAD, TRUNK, _LEFT_ARM, _RIGHT_ARM, _LEFT_LEG, _RIGHT_LEG = range(1, 7)
-# Knees under a skirt count as seen, like those in trousers.
+# Knees under a skirt count as visible, like those in trousers.
 _SKIRT = 7
-# Light on the arm or leg that is further away.
+# Brightness of the far arm or leg.
 _FAR = 0.86
-# Outlines of faces are filled where they face the camera more than this.
+# Outline points of a face are filled if their facing exceeds this.
 MIN_FILLED = -0.12
-# Landmarks are seen where they face the camera more than this.
+# Landmarks are visible if their facing exceeds this.
 MIN_FACING = 0.08
 _HALF_TURN = np.linspace(-np.pi / 2, np.pi / 2, 6, dtype=np.float32)
 _CIRCLE = np.linspace(0, 2 * np.pi, 24, endpoint=False, dtype=np.float32)
@@ -28,7 +28,7 @@ _CIRCLE = np.stack([np.cos(_CIRCLE), np.sin(_CIRCLE)], -1)
 
 
 def _limb_table() -> np.ndarray:
-  """Rows (from, to, radius there, radius there, part) of arms, then legs."""
+  """Rows (start, end, start radius, end radius, part) of arms, then legs."""
   rows = []
   for side, part in ((0, _LEFT_ARM), (1, _RIGHT_ARM)):
     shoulder, elbow, wrist, hand, sleeve = (
@@ -59,7 +59,7 @@ def _limb_table() -> np.ndarray:
 
 
 _LIMB_TABLE = _limb_table()
-# Trunk from the pelvis (0) to the neck (1): place, half width, half depth.
+# Trunk from the pelvis (0) to the neck (1): position, half width, half depth.
 _TRUNK_LEVELS = np.array([
     (-0.17, 0.096, 0.066), (-0.03, 0.092, 0.068), (0.14, 0.085, 0.064),
     (0.36, 0.083, 0.060), (0.62, 0.098, 0.068), (0.84, 0.110, 0.066),
@@ -87,7 +87,7 @@ NOSE_MARKS = np.array([27, 30, 31, 33, 35])
 
 
 def _fixed(points: np.ndarray, side: int) -> np.ndarray:
-  """Frame shares to OpenCV's fixed point coordinates on the canvas."""
+  """Converts relative coordinates to OpenCV's fixed-point canvas pixels."""
   factor = side * (1 << SHIFT)
   offset = (SUPERSAMPLE - 1) / 2 * (1 << SHIFT)
   return np.rint(points * factor + offset).astype(np.int32, order='C')
@@ -98,11 +98,11 @@ def _fixed_length(lengths: np.ndarray, side: int) -> list:
 
 
 def _paint(colors: list, part, people: int) -> list:
-  """Colours with the owner code of each person, as OpenCV takes them.
+  """Appends the owner code of each person to colours, for OpenCV.
 
   Args:
-    colors: N times [P, 3].
-    part: number of the part, or one for each colour.
+    colors: N arrays [P, 3].
+    part: index of the part, or one for each colour.
     people: P.
 
   Returns:
@@ -116,7 +116,7 @@ def _paint(colors: list, part, people: int) -> list:
 
 
 def _tapered(start, end, start_radius, end_radius) -> np.ndarray:
-  """Limbs as polygons.
+  """Outlines limbs as tapered capsules.
 
   Args:
     start, end: [..., 2].
@@ -169,7 +169,7 @@ def limb_shapes(people: People, figures: Figures, side: int) -> _Limbs:
   hem = np.where((people.legwear >= looks.SKIRT)[:, None], leg, people.bottom)
   leg = [0.94 * leg, 0.97 * leg, hem, people.shoes]
   colors = np.stack(2 * arm + 2 * leg, 1)
-  # What is further away gets less light.
+  # The far arm and leg are darker.
   arm_depth = figures.depth[:, 4:10].reshape(-1, 3, 2).mean(1)
   leg_depth = figures.depth[:, looks.KNEE]
   light = []
@@ -213,7 +213,7 @@ def trunk_shapes(people: People, figures: Figures, side: int) -> Trunks:
   cos, sin = np.cos(people.heading)[:, None], np.sin(people.heading)[:, None]
   place, width, depth = _TRUNK_LEVELS.T
   width = width * people.build[:, None]
-  # Each level is an ellipse seen from the side.
+  # Each level is an ellipse, projected to the image.
   extent = np.sqrt((width * cos) ** 2 + (depth * sin) ** 2) * height[:, None]
   middle = low + axis * place[None, :, None]
   edge = normal * extent[..., None]
@@ -321,7 +321,7 @@ def head_shapes(people: People, figures: Figures, side: int) -> Heads:
 
   size = _SKULLS[style]
   skull = extras[:, looks.SKULL]
-  # From the side the skull is a little longer.
+  # In profile the skull is slightly longer.
   wide = size[:, 0] + 0.06 * np.abs(np.sin(people.head_yaw))
   axes = (np.stack([wide, size[:, 1]], -1) * column)[:, None]
   rise = skull - np.stack([np.zeros_like(radius), size[:, 2] * radius], -1)
@@ -347,7 +347,7 @@ def head_shapes(people: People, figures: Figures, side: int) -> Heads:
   cover = np.where((style == looks.SCARF)[:, None], people.accent, hair)
   cover = np.where((style == looks.BALD)[:, None], 0.97 * skin, cover)
   plain = np.ones_like(skin)
-  # A smile reddens the cheeks; a bad mood lies on the face like a shadow.
+  # Positive valence reddens the cheeks, negative valence darkens the face.
   blush = 0.55 * np.maximum(people.valence, 0)[:, None]
   gloom = 0.36 * np.maximum(-people.valence, 0)[:, None]
   face = skin + gloom * (_GLOOM - skin)
