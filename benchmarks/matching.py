@@ -1,9 +1,10 @@
-"""Set loss of PersonQuery: ours against a Python loop over pairs.
+"""Set loss of PersonQuery: the vectorised version against a loop over pairs.
 
-Loss and gradient for 32 frames x 100 queries x 10 people (18 limbs). The loop
-fills the costs pair by pair, as the reference does, and assigns with SciPy: in
-PyTorch with autograd, the reference's way, where that is installed; else in
-NumPy with the matched pairs' gradient by hand, which does far less.
+Measures loss and gradient for 32 frames x 100 queries x 10 people (18 limbs).
+The loop computes the costs pair by pair and assigns with SciPy, like the
+reference. It uses PyTorch with autograd, as the reference does, if that is
+installed; otherwise NumPy with a hand-written gradient of the matched pairs,
+which is far less work.
 
   python benchmarks/matching.py [--runs=5] [--loop=numpy]
 """
@@ -30,7 +31,7 @@ LIMBS = len(skeletons.BODY_LIMBS)
 
 
 def inputs(seed: int = 0):
-  """Random predictions, and people of whom a tenth of the ends is missing."""
+  """Random predictions, and people with a tenth of their limb ends missing."""
   rng = np.random.default_rng(seed)
   limbs = rng.random((FRAMES, QUERIES, LIMBS, 4), np.float32)
   logits = rng.standard_normal((FRAMES, QUERIES, LIMBS, LIMBS), np.float32)
@@ -54,7 +55,7 @@ def ours(predictions, people):
 
 
 def torch_loop(limbs, logits, people):
-  """The loop in PyTorch: one small graph a pair."""
+  """The loop in PyTorch: one small graph per pair."""
   import torch
   from torch.nn import functional
 
@@ -64,7 +65,7 @@ def torch_loop(limbs, logits, people):
   exists = torch.tensor(people.exists).flatten(2)
   adjacency = torch.tensor(people.adjacency).flatten(2)
   losses = []
-  # Taken apart once: the gradient of an index would fill a whole array a pair.
+  # Unbind once: the gradient of indexing would fill a whole array per pair.
   frames = zip(limbs.unbind(), torch.sigmoid(logits).unbind())
   for n, (frame_limbs, frame_adjacency) in enumerate(frames):
     cost = torch.zeros(QUERIES, PEOPLE)
@@ -88,7 +89,7 @@ def torch_loop(limbs, logits, people):
 
 
 def numpy_loop(limbs, logits, people):
-  """The loop in NumPy, with the gradient of the matched pairs by hand."""
+  """The loop in NumPy, with a hand-written gradient of the matched pairs."""
   loss, grads = 0.0, (np.zeros_like(limbs), np.zeros_like(logits))
   for n in range(FRAMES):
     cost = np.zeros((QUERIES, PEOPLE))

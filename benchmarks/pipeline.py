@@ -1,11 +1,11 @@
-"""How fast samples are made, on one core, and where the time goes.
+"""Throughput of the input pipeline on one core, and time per stage.
 
   python benchmarks/pipeline.py [--samples=200] [--targets=host] [--people=10]
 
 Samples are JPEG files of group scenes, 224 to 640 pixels wide, with ten people:
 decoded, cropped, flipped, jittered, resized to 224, and body and face heatmaps
 (18 + 83 limbs, 56 x 56) rendered. Times are CPU times of one thread, so that
-another load on the machine disturbs them little.
+other load on the machine affects them little.
 """
 
 import argparse
@@ -35,12 +35,12 @@ def make_files(folder: pathlib.Path, people: int, count: int) -> list[dict]:
   """Writes JPEG files of scenes, a quarter of them of each size.
 
   Args:
-    folder: where to.
-    people: in each picture, by copying some where there are fewer.
+    folder: folder to write to.
+    people: number of people per image; if fewer are visible, some are copied.
     count: number of files.
 
   Returns:
-    Records with paths in place of the frames.
+    Records with paths instead of frames.
   """
   records = []
   for i in range(count):
@@ -58,7 +58,7 @@ def make_files(folder: pathlib.Path, people: int, count: int) -> list[dict]:
     for part in ('bodies', 'faces'):
       some = scene[part][0]
       some = some[np.arange(people) % len(some)].copy()
-      # Every limb is drawn, also those that the scene hides.
+      # All limbs are rendered, including those hidden in the scene.
       some[..., :2] = some[..., :2].clip(0, size - 1)
       some[..., 2] = 1
       record[part] = [some]
@@ -69,7 +69,7 @@ def make_files(folder: pathlib.Path, people: int, count: int) -> list[dict]:
 def reference_heatmaps(
     keypoints: np.ndarray, limbs: np.ndarray
 ) -> np.ndarray:
-  """The reference's way: a loop over people and limbs, each over the whole map.
+  """The reference's method: a loop over people and limbs on the whole map.
 
   Args:
     keypoints: [P, K, 3], pixels of a 224 x 224 image.
@@ -99,7 +99,7 @@ def reference_heatmaps(
 
 
 def milliseconds(function: Callable, items: list, rounds: int = 5) -> float:
-  """CPU time of one call: the mean over items of the best of some rounds."""
+  """CPU time per call: the mean over items of the best of several rounds."""
   best = np.full(len(items), np.inf)
   for _ in range(rounds):
     for i, item in enumerate(items):
@@ -192,7 +192,7 @@ def main() -> None:
     batching = milliseconds(lambda i: batches[i], [0]) / len(some)
     total = whole + batching
 
-  # The targets of pictures with everybody in them, for the comparison.
+  # For the comparison, targets of uncropped images with all people in them.
   full = [
       transforms.Transform(max_people=args.people)(record)
       for record in decoded
@@ -221,11 +221,11 @@ def main() -> None:
   stages['batch of 32'] = batching
   print(f'{args.samples} samples, {args.people} people before the crop, '
         f'{dropping:.1f} after it\n')  # fmt: skip
-  print(f'{"stage":40}{"ms a sample":>12}{"share":>8}')
+  print(f'{"stage":40}{"ms/sample":>12}{"share":>8}')
   for stage, value in stages.items():
     print(f'{stage:40}{value:12.3f}{value / total:8.0%}')
-  print(f'{"all":40}{total:12.3f}{1e3 / total:8.0f} samples/s a core\n')
-  print(f'{"targets, 18 + 83 limbs, everybody":40}{"ms a sample":>12}')
+  print(f'{"all":40}{total:12.3f}{1e3 / total:8.0f} samples/s per core\n')
+  print(f'{"targets, 18 + 83 limbs, all people":40}{"ms/sample":>12}')
   backend = jax.devices()[0].device_kind
   for way, value in (
       ('the reference\'s loop', loop),
@@ -234,7 +234,7 @@ def main() -> None:
   ):
     print(f'{way:40}{value:12.3f}{loop / value:8.0f} x')
   slowest = max(stages, key=stages.get)
-  print(f'\nThe next bottleneck: {slowest}.')
+  print(f'\nSlowest stage: {slowest}.')
 
 
 if __name__ == '__main__':
