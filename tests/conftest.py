@@ -9,8 +9,8 @@ os.environ['XLA_FLAGS'] = (
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 # See vemd_jax.devices: threads for collectives of 8 devices on fewer cores.
 os.environ.setdefault('PJRT_NPROC', '32')
-# Most of the time here goes into compiling; processes that tests start inherit
-# this, so that they end with the same bits.
+# Compilation dominates the time of the tests; child processes inherit this
+# setting, so that their results are bitwise equal.
 os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'
 
 import jax
@@ -26,14 +26,14 @@ flags.FLAGS.mark_as_parsed()
 
 @pytest.fixture
 def standard_promotion():
-  """For tests that run optax, whose own code mixes int32 and float32."""
+  """For tests that run optax, whose code mixes int32 and float32."""
   with jax.numpy_dtype_promotion('standard'):
     yield
 
 
 @pytest.fixture(autouse=True)
 def verbosity():
-  """Commands set how much is logged, for the whole process."""
+  """Restores the logging verbosity, which commands set process-wide."""
   before = logging.get_verbosity()
   yield
   logging.set_verbosity(before)

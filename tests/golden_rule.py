@@ -1,4 +1,4 @@
-"""Golden files: outputs of the authors' code for weights made from names.
+"""Golden files: outputs of the authors' code for weights derived from names.
 
 The weights are not stored; `rule` makes each one from its name in the torch
 state dict. Small files, or cut-down copies, live in `tests/golden`. The full
@@ -100,7 +100,7 @@ class Golden:
     return tensors
 
   def inputs(self) -> dict[str, np.ndarray]:
-    """Those inputs that follow from a seed, channels first."""
+    """The inputs that are generated from a seed, channels first."""
     return {
         key: random_input(entry['seed'], entry['shape'])
         for key, entry in self.config['inputs'].items()
@@ -128,7 +128,7 @@ class Golden:
 
 
 def load_golden(name: str) -> Golden:
-  """Loads `name` (without .npz); skips the test where the file is nowhere."""
+  """Loads `name` (without .npz); skips the test if the file is not found."""
   for folder in (FULL, SMALL):
     path = folder / f'{name}.npz'
     if path.exists():

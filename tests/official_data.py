@@ -1,7 +1,7 @@
-"""Small datasets in their official layouts, without faults, fit to train on.
+"""Small datasets in their official layouts, valid and suitable for training.
 
-What the readers make of faults is tested in tests/prepare; here each layout has
-some samples of every class in each split.
+Each layout has some samples of every class in each split. Faulty layouts are
+tested in tests/prepare.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The public way in: the README's Python lines, and what they promise."""
+"""The public API: the README's Python blocks and their guarantees."""
 
 import pathlib
 import re
@@ -28,7 +28,7 @@ def trained(tmp_path_factory):
 
 
 def block(first: str) -> str:
-  """The README's Python block that has this text."""
+  """The README's Python block that contains this text."""
   (code,) = [
       code
       for code in re.findall(r'```python\n(.*?)```', README.read_text(), re.S)
@@ -74,7 +74,7 @@ def test_the_readme_loads_a_run(trained, monkeypatch):
   same, outputs = model.outputs(model.prepare([image])[None])
   np.testing.assert_allclose(same, probabilities, rtol=1e-5)
   assert outputs.body.heatmap_logits.ndim == 6
-  # Pure: the gradient in the image exists and says something.
+  # The function is pure: its gradient by the image exists and is not 0.
   gradient = jax.grad(lambda x: model.probabilities(x)[0, 0])(
       jnp.asarray(model.prepare([image])[None], jnp.float32)
   )

@@ -1,9 +1,9 @@
 """Every chain of commands that a recipe, the README or a script shows.
 
 The commands are read from the text and run word for word, each in a process of
-its own, in a folder where their relative paths (DIR, DATA, STAGE1, W) lie. Only
-the option `tiny` is added to each recipe, and annotation uses an annotator that
-needs no model. The longest chains are marked slow.
+its own, in a folder that contains their relative paths (DIR, DATA, STAGE1, W).
+Only the option `tiny` is added to each recipe, and annotation uses an annotator
+that needs no model. The longest chains are marked slow.
 """
 
 import json
@@ -97,7 +97,7 @@ def predict(cwd: pathlib.Path, workdir: str = 'W', *more: str) -> None:
 
 
 def prepare(cwd: pathlib.Path, dataset: str, out: str) -> None:
-  """Prepared and annotated, where a chain starts from that."""
+  """Prepared and annotated data, for chains that start from them."""
   official_data.MAKERS[dataset](cwd / f'{dataset}_source')
   run(f'python -m vemd_jax.data.prepare {dataset} '
       f'--source={dataset}_source --out={out}', cwd)  # fmt: skip
@@ -175,7 +175,7 @@ def clip_weights(path: pathlib.Path) -> None:
 
 
 def test_imported_clip_to_stage_1_and_2(tmp_path):
-  """CLIP's weights, imported, fine-tuned in stage 1, held in stage 2."""
+  """CLIP's weights, imported, fine-tuned in stage 1, frozen in stage 2."""
   from vemd_jax import weights
 
   clip_weights(tmp_path / 'CLIP.safetensors')

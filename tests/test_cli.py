@@ -30,7 +30,7 @@ def test_the_table_has_every_program_of_the_package():
   table = {module for module, _, _ in cli.COMMANDS.values()}
   for module in table:
     assert importlib.util.find_spec(module), module
-  # A program may have a second module form, from where it lay before.
+  # A program may have a second module form, at its former path.
   assert table <= programs
   for other in programs - table:
     text = (ROOT / (other.replace('.', '/') + '.py')).read_text()

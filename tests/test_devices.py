@@ -1,4 +1,4 @@
-"""How many CPUs a process may use, and how many devices they become."""
+"""The number of CPUs a process may use, and of devices made of them."""
 
 import os
 import pathlib
@@ -40,7 +40,7 @@ def test_a_cpu_is_split_where_the_batches_divide(
         ({'cpu.max': 'max 100000'}, '0::/\n', 8),
         ({'cpu.max': '250000 100000'}, '0::/\n', 2),
         ({'cpu.max': '50000 100000'}, '0::/\n', 1),
-        # The quota of a parent holds, too.
+        # The quota of a parent group applies, too.
         (
             {'job/cpu.max': '300000 100000', 'job/a/cpu.max': 'max 1'},
             '0::/job/a\n',

@@ -1,4 +1,4 @@
-"""The code blocks of docs/extending.md, run as they stand."""
+"""The code blocks of docs/extending.md, run unchanged."""
 
 import importlib
 import json
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures('standard_promotion')
 
 @pytest.fixture
 def written(tmp_path, monkeypatch):
-  """Each Python block in the file that its first line names."""
+  """Writes each Python block to the file that its first line names."""
   blocks = re.findall(r'```python\n# (\S+)\n(.*?)```', TEXT.read_text(), re.S)
   assert len(blocks) == 12
   for name, code in blocks:
@@ -39,7 +39,7 @@ def run(config, workdir):
 def test_loss(written, tmp_path):
   recipe = importlib.import_module('with_my_loss')
   row = run(recipe.get_config('tiny'), tmp_path / 'run')
-  # Two frames: between even attention and all of it on one.
+  # Two frames: between uniform attention and all of it on one.
   assert 0 <= row['attention'] <= 0.6932
 
 
@@ -65,7 +65,7 @@ def test_metric(written, tmp_path):
   config.checkpoint.update(best_metric='confidence', best_mode='min')
   row = run(config, tmp_path / 'run')
   assert row['split'] == 'val' and 1 / 3 <= row['confidence'] <= 1
-  # It is reported, and not a part of the loss.
+  # It is reported, but not a part of the loss.
   terms = json.loads((tmp_path / 'run' / 'config.json').read_text())['losses']
   weighted = sum(row[name] * terms[name]['weight'] for name in terms
                  if name in row and name != 'kl')  # fmt: skip

@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn and NumPy, whatever the batches."""
+"""Metrics against scikit-learn and NumPy, independently of batching."""
 
 import functools
 
@@ -101,7 +101,7 @@ def test_multilabel_f1_is_scikit_learns():
   p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
   true = (rng.random((50, 4)) < 0.4).astype(np.float32)
   true[40:] = 0
-  # The first ten have several labels, and so no single one.
+  # The first ten have several labels, hence no single one.
   true[:10, :2] = 1
   counts = (np.arange(50) >= 10) & (np.arange(50) < 40)
   results = emotions(
@@ -191,7 +191,7 @@ def test_split_into_batches_and_padded():
   whole = whole_split()[1].compute(CLASSES)
 
   def part(i):
-    """Five at a time, the last batch padded with rubbish."""
+    """Batches of five, the last one padded with arbitrary values."""
     rows = np.arange(5 * i, 5 * i + 5)
     real = rows < 12
     pick = lambda x: jnp.asarray(x[np.minimum(rows, 11)])  # noqa: E731
@@ -312,13 +312,13 @@ def test_average_precision_is_scikit_learns():
   np.testing.assert_allclose(
       ours, sk.average_precision_score(true, scores), atol=1e-3
   )
-  # Scores in the middle of a bin lose nothing; equal ones fall together.
+  # Scores at bin centres are exact; equal ones share a bin.
   middle = np.linspace(-16, 16, metrics._BINS)[rng.integers(0, 40, 3000) * 50]
   found, empty = histograms(middle, true)
   ours = metrics.average_precision(found, empty, true.sum())
   np.testing.assert_allclose(
       ours, sk.average_precision_score(true, middle), rtol=1e-6
   )
-  # People that no query stands for lower the recall.
+  # People without a query lower the recall.
   missed = metrics.average_precision(found, empty, 2 * true.sum())
   np.testing.assert_allclose(missed, ours / 2)

@@ -1,4 +1,4 @@
-"""The command with a model whose answer is known: the brightness it sees."""
+"""The command with a model of known output: the brightness of its input."""
 
 import json
 import re
@@ -21,7 +21,7 @@ SIDE = 16
 
 
 def fake_model(frames=1, decodes=True, seen=None):
-  """p(bright) is the mean of the clip / 255; heat where the image is red."""
+  """p(bright) is the mean of the clip / 255; heatmaps where it is red."""
 
   def prepare(images):
     assert len(images) == frames
@@ -271,7 +271,7 @@ def test_overlays(tmp_path, capsys):
 
 
 class BrightModel:
-  """In the place of VEMD: the logits are the brightness of each frame."""
+  """Replaces VEMD: the logits are the brightness of each frame."""
 
   made_with: ClassVar = {}
 
@@ -291,7 +291,7 @@ class BrightModel:
 
 
 def test_load_model(tmp_path, monkeypatch):
-  """Config, classes and weights of a workdir become a model of pictures."""
+  """Config, classes and weights of a workdir become a model of images."""
   config = config_lib.default()
   config.data.update(name='mine', image_size=32, frames=2, grayscale=True)
   config = config_lib.finish(config, 've_md')

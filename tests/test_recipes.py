@@ -15,7 +15,7 @@ from vemd_jax.prepare import index, text
 
 pytestmark = pytest.mark.usefixtures('standard_promotion', 'one_device')
 
-# What a preparation for the words of the recipes below needs.
+# Options of the preparation that the recipes below need.
 OPTIONS = {
     'vgaf': {'audio': True},
     'samsemo': {'audio': True, 'multi_label': True},
@@ -23,7 +23,7 @@ OPTIONS = {
 }
 WITH_TEXT = ('vgaf', 'samsemo', 'mer2023')
 
-# Recipe, words, and the terms of its loss.
+# Recipe, options, and the terms of its loss.
 HEATMAP = {'body_heatmap', 'face_heatmap'}
 QUERY = {'body_query', 'face_query'}
 CASES = [
@@ -95,7 +95,7 @@ def recipe(name, words, root_of, **changes):
       data.root = root_of(dataset)
   else:
     config.data.root = root_of(config.data.name)
-  # Of the few samples something has to be left on either side.
+  # With few samples, neither side of the holdout may be empty.
   if config.data.holdout:
     shares = {'mer2023': 0.32, 'mer2023_semi': 0.4}
     config.data.holdout = shares.get(name, 0.5)
@@ -131,7 +131,7 @@ def test_a_step_of_every_recipe_can_be_traced(
     assert sums.multi_label.shape == (3, 5)
 
 
-# Compiling is what costs: few layers.
+# Few layers, since compilation dominates the time.
 SMALL = {
     'model.parts': ('body',), 'model.encoder.blocks': 1,
     'model.heatmap.stages': 1, 'optim.clip': 0.0, 'eval.pictures': 0,
@@ -183,7 +183,7 @@ def test_sound_and_text_of_some_samples(root_of, tmp_path):
 
 @pytest.mark.parametrize('name', datasets.DATASETS)
 def test_every_split_opens(name, root_of):
-  """As the recipe names them: chosen on one, reported on others."""
+  """The splits of a recipe: selection on one, reporting on others."""
   data = recipe(name, '', root_of).data
   facts = datasets.get(name)
   names = {}
@@ -203,7 +203,7 @@ def test_every_split_opens(name, root_of):
     return
   if held_out:
     assert not names['holdout'] & (names['train'] | names['val'])
-  # The official split is reported, and does not choose where it need not.
+  # The official split is reported, and not used for selection if avoidable.
   reported = facts.report_splits[0]
   assert reported in (data.val_split, data.test_split)
   if name != 'coco':
@@ -217,7 +217,7 @@ def test_several_labels_of_a_sample(root_of):
       for split in ('train', 'val', 'test')
       for b in pipeline.eval_batches(data, split, 1)
   }
-  # Anger and surprise, without a single label; one label counts as before.
+  # Anger and surprise, without a single label; one label is unaffected.
   assert (0, 0, 0, 1, 1, False) in rows
   assert (0, 1, 0, 0, 0, True) in rows
 

@@ -1,4 +1,4 @@
-"""Joint names, limbs and flips against what the drawings look like."""
+"""Joint names, limbs and flips against drawn figures."""
 
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ def test_flip_is_an_involution_and_keeps_the_limbs(part):
   flip = skeletons.FLIPS[part]
   np.testing.assert_array_equal(flip[flip], np.arange(len(flip)))
   assert len(flip) == skeletons.NUM_POINTS[part]
-  # Mirrored, a skeleton has the same bones. The reference's 20 face limbs have
+  # A mirrored skeleton has the same limbs. The reference's 20 face limbs have
   # not: it joins lids and lips slantwise, 37-40 on one side, 43-46 on the
   # other.
   limbs = skeletons.HEATMAP_LIMBS[part][20 if part == 'face' else 0 :]

@@ -1,4 +1,4 @@
-"""Whole runs of the tiny demo recipe."""
+"""Complete runs of the tiny demo recipe."""
 
 import json
 import os
@@ -89,7 +89,7 @@ def test_a_run_leaves_what_it_promises(straight, capsys):
   assert matrix.sum() == 10
   assert results['val']['accuracy'] == pytest.approx(np.trace(matrix) / 10)
 
-  # Called again, it says that it is complete and changes nothing.
+  # A second call reports that the run is complete and changes nothing.
   before = params_at(straight)
   train.train_and_evaluate(tiny(), straight)
   assert 'Results on val' in capsys.readouterr().out
@@ -105,7 +105,7 @@ def test_killed_and_started_again_ends_with_the_same_bits(straight, tmp_path):
       f'--workdir={tmp_path}',
   )  # fmt: skip
   process = start(*command)
-  # Not by the clock: as soon as the first checkpoint is whole.
+  # Independent of time: as soon as the first checkpoint is complete.
   while not (tmp_path / 'checkpoints' / '2').exists():
     assert process.poll() is None, process.stderr.read()
     time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Pictures are compared with where the pixels must be by definition."""
+"""Images against pixel positions known by definition."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ def brightness(picture):
 
 
 def centre_of_light(picture):
-  """(x, y) of the centroid of all light on a black picture."""
+  """(x, y) of the brightness centroid of an image on black."""
   light = brightness(picture)
   y, x = np.indices(light.shape)
   return (light * x).sum() / light.sum(), (light * y).sum() / light.sum()
@@ -39,7 +39,7 @@ def test_a_hot_cell_lights_its_own_pixels():
   # Cell (2, 5) lies at pixel (2 * 8, 5 * 8), as keypoints are scaled by 1 / 8.
   assert np.unravel_index(light.argmax(), light.shape) == (16, 40)
   np.testing.assert_allclose(centre_of_light(picture), (40, 16), atol=1e-6)
-  # One cell away there is nothing left of it.
+  # One cell away it has vanished.
   assert light[16 - 8, 40] == light[16, 40 + 8] == 0
   assert light[16 - 4, 40] > 0
 
@@ -101,7 +101,7 @@ def test_limbs_end_where_they_should():
   bottom, right = lit.max(0)
   assert abs(left - 50) <= 1 and abs(right - 150) <= 1
   assert abs(top - 50) <= 1 and abs(bottom - 50) <= 1
-  # The second person is not there: presence below the threshold.
+  # The second person is absent: presence below the threshold.
   both = viz.draw_limbs(image, limbs, np.array([0.9, 0.7]))
   assert brightness(both)[20, 20] > 300
   first, second = both[50, 100], both[50, 20]
@@ -168,7 +168,7 @@ def test_contact_sheet_places_each_picture():
   sheet = viz.contact_sheet([([red], 'one'), ([red, green], '')], ('a',), 40)
   is_red = (sheet == [255, 0, 0]).all(-1)
   is_green = (sheet == [0, 255, 0]).all(-1)
-  assert is_red.sum() == 2 * 40 * 20  # Keeps the aspect.
+  assert is_red.sum() == 2 * 40 * 20  # Keeps the aspect ratio.
   assert is_green.sum() == 40 * 20
   assert np.argwhere(is_green)[:, 1].min() > np.argwhere(is_red)[:, 1].max()
   assert viz.contact_sheet([]).ndim == 3
@@ -240,7 +240,7 @@ def test_decoded_structure_is_the_last_stage_as_probability():
   np.testing.assert_allclose(structure['body'][2, 3, 7], 0.75, rtol=1e-6)
   np.testing.assert_allclose(structure['body'][0, 0, 0], 0.5)
   limbs, presence = structure['face']
-  # Without a presence output everybody is shown.
+  # Without a presence output all people are shown.
   assert limbs.shape == (3, 20, 4)
   np.testing.assert_array_equal(presence, 1)
 

@@ -1,4 +1,4 @@
-"""Files are read back with readers of their own, time is a fake clock."""
+"""Files are read back with independent readers, and the clock is a fake."""
 
 import glob
 import json
@@ -17,7 +17,7 @@ from vemd_jax import writer as writer_lib
 def read_lines(workdir):
   text = (workdir / 'metrics.jsonl').read_text()
   assert text.endswith('\n')
-  # parse_constant: NaN and Infinity are no JSON.
+  # parse_constant: NaN and Infinity are not JSON.
   return [json.loads(x, parse_constant=pytest.fail) for x in text.splitlines()]
 
 
@@ -56,7 +56,7 @@ def test_scalars_reach_json_lines_and_tensorboard(tmp_path):
             'confusion': np.array([[1, 2], [3, 4]]),
         },
     )
-    # Before closing: a killed run keeps what it had logged.
+    # Before closing: a killed run keeps what it has logged.
     lines, scalars = read_lines(tmp_path), scalar_values(tmp_path)
   assert lines == [
       {'step': 20, 'split': 'train', 'loss': 0.5, 'count': 3},
@@ -152,7 +152,7 @@ def test_pictures_in_files_and_tensorboard(tmp_path):
 
 def test_config_and_versions(tmp_path):
   config = {'seed': 3, 'model': {'widths': (4, 2)}}
-  for _ in range(2):  # A run that goes on writes them again.
+  for _ in range(2):  # A resumed run writes them again.
     with writer_lib.Writer(tmp_path) as writer:
       writer.setup(config, writer_lib.versions())
   versions = json.loads((tmp_path / 'versions.json').read_text())

@@ -1,11 +1,11 @@
-"""The table of facts."""
+"""The metadata of the datasets."""
 
 import numpy as np
 import pytest
 
 from vemd_jax.data import datasets
 
-# The orders and codings as the datasets' own descriptions have them.
+# Class orders and label codes as in the datasets' own descriptions.
 _LABELS = {
     'gaf3': ['Negative', 'Neutral', 'Positive'],
     'vgaf': ['1', '2', '3'],
@@ -78,12 +78,12 @@ def test_facts_fit_together(name):
   assert len(set(facts.classes)) == len(facts.classes)
   assert facts.labels == bool(facts.classes)
   assert set(facts.file_labels.values()) <= set(range(len(facts.classes)))
-  # What is looked up is normalised: a key that is not would never be found.
+  # Labels are normalised before the look-up, so keys must be normalised, too.
   for key in (*facts.file_labels, *facts.dropped_labels, *facts.classes):
     assert datasets.normalize_label(key) == key
   splits = {*facts.splits, 'holdout', *(('train', 'test') * bool(facts.folds))}
   assert {facts.choose_split, *facts.report_splits} <= splits
-  # The checkpoint is never chosen on what is reported, but for structure.
+  # Except for structure, the checkpoint is never selected on a reported split.
   if facts.labels:
     assert facts.choose_split not in facts.report_splits
   assert (facts.kind == 'structure') == (not facts.labels)
@@ -117,10 +117,10 @@ def test_holdout_values():
   ])
   assert values.min() >= 0
   assert values.max() < 1
-  # Uniform: the largest gap to the diagonal, Kolmogorov-Smirnov at 0.1 %.
+  # Uniformity by a Kolmogorov-Smirnov test at the 0.1 % level.
   gap = np.abs(np.sort(values) - np.arange(4000) / 4000).max()
   assert gap < 1.95 / np.sqrt(4000)
-  # Fixed for ever: changing it would move samples between parts. The digits
+  # Must never change, since samples would move between the parts. The digits
   # are those of `printf vgaf/10 | b2sum -l 64`.
   expected = (0x7DE1EFF96872CEB0 >> 11) / 2**53
   assert datasets.holdout_value('vgaf', '10') == expected

@@ -1,4 +1,4 @@
-"""The plain folder format, with what real folders have wrong with them."""
+"""The plain folder format, with the faults of real folders."""
 
 import json
 import unicodedata
@@ -70,7 +70,7 @@ def test_reads_records(tmp_path):
   assert faces.shape == (1, 68, 3)
   np.testing.assert_array_equal(bodies[1, 0], [6, 5, 1])
   assert record['annotation_size'] == [(48, 32)]
-  # A missing key is not annotated, an empty list is something else.
+  # A missing key means not annotated, unlike an empty list.
   assert source[0]['bodies'] == [None]
   assert source[0]['faces'][0].shape == (0, 68, 3)
   assert source[2]['bodies'] == [None] and source[2]['label'] == -1
@@ -266,7 +266,7 @@ def test_folder_of_frames(tmp_path):
   (problem,) = source.report.problems
   assert ':4: clips/one is a clip: expected "frame" from 0' in problem
   assert source.report.annotated == 1
-  # Only what is needed is read.
+  # Only the selected frames are read.
   record = Folder(root, 'train', frames=1, max_unreadable=0.3)[0]
   assert record['frames'] == [(root / 'clips/one/2.jpg').read_bytes()]
   assert record['bodies'] == [None]
@@ -306,12 +306,12 @@ def test_holdout_is_a_part_that_stays(tmp_path):
   held = Folder(root, 'train', holdout=0.25, held_out=True).files
   assert 30 < len(held) < 70
   assert sorted(rest + held) == sorted(Folder(root, 'train').files)
-  # More files, or another order, do not move a file to the other part.
+  # Further files, or another order, do not move a file to the other part.
   _make(tmp_path, [*rows[::-1], 'new.jpg,train,x'], images=False)
   (root / 'new.jpg').write_bytes(b'1')
   again = set(Folder(root, 'train', holdout=0.25, held_out=True).files)
   assert again - {'new.jpg'} == set(held)
-  # A larger share takes the smaller one in.
+  # A larger share contains the smaller one.
   larger = Folder(root, 'train', holdout=0.5, held_out=True).files
   assert set(held) <= set(larger)
   with pytest.raises(ValueError, match=r'holdout of 1.0 leaves nothing'):

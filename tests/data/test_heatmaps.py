@@ -1,4 +1,4 @@
-"""Limb heatmaps against the reference's numbers and a plain loop."""
+"""Limb heatmaps against values of the reference and a plain loop."""
 
 import json
 import pathlib
@@ -21,7 +21,7 @@ def _keypoints(xy: np.ndarray) -> np.ndarray:
 
 
 def _both(*args, **kwargs):
-  """Renders both ways, checks that they agree, returns the NumPy way's."""
+  """Renders in NumPy and JAX, checks that both agree, returns the former."""
   host = heatmaps.render(*args, **kwargs)
   limbs = args[2]
   device = jax.jit(
@@ -33,7 +33,7 @@ def _both(*args, **kwargs):
 
 
 def _random_people(rng, shape, part, size=(224, 224)):
-  """People of any size and place; some points missing or outside."""
+  """People of random size and position, some points missing or outside."""
   joints = skeletons.NUM_POINTS[part]
   centre = rng.uniform(0, size[::-1], (*shape, 1, 2))
   spread = rng.uniform(1, 80, (*shape, 1, 1))
@@ -43,7 +43,7 @@ def _random_people(rng, shape, part, size=(224, 224)):
 
 
 def _loop(keypoints, mask, limbs, image_size, heatmap_size, sigma):
-  """One picture, as the paper's formula reads, in float64."""
+  """One image by the paper's formula, in float64."""
   height, width = heatmap_size
   y, x = np.mgrid[:height, :width].astype(np.float64)
   scale = np.array([width / image_size[1], height / image_size[0]])
@@ -112,7 +112,7 @@ def test_golden_of_another_shape():
 
 
 def test_peak_is_where_the_joint_is():
-  # A shift by half a pixel would take 12 % off the peak.
+  # A shift by half a pixel would reduce the peak by 12 %.
   keypoints = np.zeros((1, 17, 3), np.float32)
   keypoints[0, [5, 7]] = 80, 44, 1
   result = _both(
@@ -140,7 +140,7 @@ def test_equals_a_loop(part, image_size, heatmap_size, sigma):
   rng = np.random.default_rng(0)
   keypoints = _random_people(rng, (6,), part, image_size)
   mask = np.array([True, True, False, True, True, False])
-  # Points so near that the limb is a point, and exactly the same ones.
+  # Joints so close that the limb is a point, and identical joints.
   keypoints[0, :8, :2] = keypoints[0, :1, :2] + np.float32(1e-5)
   keypoints[0, :8, 2] = 1
   result = _both(

@@ -1,4 +1,4 @@
-"""Object keypoint similarity against COCO's formula written as loops."""
+"""Object keypoint similarity against COCO's formula, written as loops."""
 
 import math
 
@@ -20,7 +20,7 @@ def test_equals_a_loop_over_pairs_and_joints():
   found = np.concatenate([truth, _people(rng, 1)])
   found[..., :2] += rng.normal(0, 8, (4, 17, 2))
   area = np.array([500.0, 4000.0, 90000.0])
-  # The constants as pycocotools writes them, in tenths.
+  # The constants in tenths, as in pycocotools.
   sigmas = [.26, .25, .25, .35, .35, .79, .79, .72, .72, .62, .62, 1.07, 1.07,
             .87, .87, .89, .89]  # fmt: skip
   want = np.zeros((4, 3))

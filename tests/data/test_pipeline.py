@@ -13,7 +13,7 @@ from vemd_jax.data import pipeline, prepared
 
 
 def _folder(root, count, splits=('train',), classes=('x', 'y')):
-  """Images whose colour tells which they are, each with one body."""
+  """Images whose colour encodes their index, each with one body."""
   rows, lines = ['file,split,label'], []
   for split in splits:
     for i in range(count):
@@ -49,7 +49,7 @@ def root(tmp_path_factory):
 
 
 def _numbers(batch):
-  """Which images a batch has."""
+  """Indices of the images of a batch."""
   values = batch['image'].astype(int).max((1, 2, 3, 4))
   return ((values - 10) // 2).tolist()
 
@@ -160,7 +160,7 @@ def test_threads_change_nothing(root):
 
 
 def test_workers_change_nothing(root):
-  # Starting a process takes seconds: one number of workers here, more below.
+  # Starting a process takes seconds, so only one number of workers is tested.
   straight = _train(_augmented(root), 6)
   data = _augmented(root, num_workers=2)
   _assert_equal(_train(data, 4, start_step=2), straight[2:])
@@ -186,7 +186,7 @@ def test_cache_decodes_once(root, monkeypatch):
   get = type(source._source).__getitem__
 
   def count(self, index):
-    if self is source._source:  # Others may still be read ahead in threads.
+    if self is source._source:  # Others may still be prefetched by threads.
       read.append(index)
     return get(self, index)
 
@@ -195,7 +195,7 @@ def test_cache_decodes_once(root, monkeypatch):
     for i in range(len(source)):
       assert source[i]['frames'][0].shape == (24, 32, 3)
   assert sorted(read) == list(range(11))
-  # Evaluation after evaluation has the same source, whatever is made of it.
+  # All evaluations share one source, regardless of their transform.
   data.update(heatmap_size=8, targets='host', max_people=3)
   assert pipeline.make_source(data, 'train') is source
 
@@ -288,7 +288,7 @@ def test_mixture_uses_everything_up(two):
     large = [n for name, b in part if name == 'large' for n in _numbers(b)]
     assert sorted(large) == list(range(20))
     orders.append(names)
-  # Six samples, twelve drawn an epoch: each twice.
+  # Six samples, of which twelve are drawn per epoch: each one twice.
   small = [n for name, b in batches if name == 'small' for n in _numbers(b)]
   for i in range(0, 36, 6):
     assert sorted(small[i : i + 6]) == list(range(6))

@@ -17,7 +17,7 @@ _LEFT, _RIGHT = 9, 10  # Wrists.
 
 
 def _blobs(size, points, sigma=5.0):
-  """One soft blob a colour channel, black elsewhere: [H, W, 3] uint8."""
+  """One soft blob per colour channel, black elsewhere: [H, W, 3] uint8."""
   y, x = np.mgrid[: size[0], : size[1]]
   channels = [
       255 * np.exp(-((x - px) ** 2 + (y - py) ** 2) / (2 * sigma**2))
@@ -63,7 +63,7 @@ def _pillow(image, form, **kwargs):
 
 @pytest.fixture(scope='module')
 def photo():
-  """Smooth colours, so that compression does little: [48, 64, 3]."""
+  """Smooth colours, which compression hardly changes: [48, 64, 3]."""
   y, x = np.mgrid[:48, :64]
   image = np.stack([60 + 2 * x, 200 - 3 * y, 80 + x + y], -1)
   return image.astype(np.uint8)
@@ -82,8 +82,8 @@ def test_points_stay_on_the_picture(flip, seed):
   )
   sample = transform(record, np.random.default_rng(seed))
   image, body = sample['image'][0], sample['body_keypoints'][0, 0]
-  # A mirrored left wrist looks like a right one: the joints change places,
-  # the colours do not.
+  # A flip turns a left wrist into a right one: the joints are swapped, the
+  # colours are not.
   left, right = (1, 0) if flip else (0, 1)
   for channel, joint in ((left, _LEFT), (right, _RIGHT)):
     assert body[joint, 2] == 1
@@ -99,7 +99,7 @@ def test_points_stay_on_the_picture(flip, seed):
 )
 @pytest.mark.parametrize('suffix', ['.png', '.jpg'])
 def test_points_stay_in_evaluation(size, suffix):
-  # Odd sizes, halved sizes, JPEG files that are decoded at a part of theirs.
+  # Odd sizes, halved sizes, JPEG files that are decoded at reduced size.
   left, right = (size[1] * 0.3, size[0] * 0.4), (size[1] * 0.7, size[0] * 0.6)
   record = _record(size, left, right)
   image = _blobs(size, [left, right, left], sigma=size[0] / 20)
@@ -129,14 +129,14 @@ def test_turned_jpeg_is_decoded_smaller():
   left, right = (300, 200), (900, 700)
   image = _blobs((801, 1203), [left, right, right], 40)
   flag = Image.Exif()
-  flag[0x112] = 6  # Shown turned clockwise.
+  flag[0x112] = 6  # Displayed rotated clockwise.
   data = _pillow(Image.fromarray(image), 'JPEG', exif=flag, quality=95)
   reduced, factor, size = decoding.decode_reduced(data, 200)
   assert factor == 4 and size == (801, 1203)
   assert reduced.shape == (301, 201, 3)
   expected = cv2.resize(np.rot90(image, -1), (201, 301))
   assert np.abs(expected.astype(int) - reduced).mean() < 2
-  # An annotation of the upright picture fits, one of the stored does not.
+  # An annotation of the upright image is valid, one of the stored image is not.
   record = {'frames': [data], 'label': 0, 'bodies': [np.ones((1, 17, 3))]}
   transform = Transform(image_size=64)
   record['annotation_size'] = [(801, 1203)]
@@ -156,7 +156,7 @@ def test_shrinking_averages():
 
 
 def test_whole_image_is_seen_in_evaluation():
-  # Nobody at the edge of a wide photograph may be lost.
+  # People at the edges of a wide photograph must not be lost.
   record = _record((100, 400), (4, 50), (396, 50))
   sample = Transform(image_size=64)(record)
   body = sample['body_keypoints'][0, 0]
@@ -227,7 +227,7 @@ def test_random_box_has_the_wanted_area_and_aspect():
   aspect = (width / 600) / (height / 300)
   assert 0.19 < area.min() < 0.22 and 0.48 < area.max() < 0.51
   assert 0.49 < aspect.min() < 0.55 and 1.8 < aspect.max() < 2.02
-  # In its logarithm the aspect is as often below as above 1.
+  # The aspect ratio is log-uniform, so half of the values are below 1.
   assert abs(np.log(aspect).mean()) < 0.06
   assert left.min() == 0 and abs((left / (600 - width)).mean() - 0.5) < 0.05
 
@@ -278,7 +278,7 @@ def test_color_matrix_changes_what_it_says():
   np.testing.assert_allclose(
       apply(1, 0.5, 1, 0, 50), 50 + 0.5 * (rgb - 50), atol=1e-4
   )
-  # Contrast comes after brightness, around the brighter mean.
+  # Contrast is applied after brightness, around the brightened mean.
   np.testing.assert_allclose(
       apply(1.2, 0.5, 1, 0, 50), 60 + 0.5 * (1.2 * rgb - 60), atol=1e-4
   )
@@ -330,7 +330,7 @@ def test_regions_without_labels_move_along():
   rng = np.random.default_rng(0)
   augment = Augment(crop_scale=(0.5, 1.0), crop_ratio=(0.8, 1.25), flip=0.5)
   transform = Transform(64, max_ignore=2, augment=augment)
-  # The box is painted: what it covers afterwards is bright, the rest is not.
+  # The box is painted white, so its transformed region must be bright.
   image = np.zeros((120, 160, 3), np.uint8)
   image[40:81, 50:101] = 255
   corners = np.array([[[50, 40, 1], [100, 80, 1]]], np.float32)
@@ -364,7 +364,7 @@ def test_pad_people_keeps_the_largest():
   keypoints, mask, dropped = transforms.pad_people(people, 3, (100, 100))
   assert dropped == 2 and mask.all()
   np.testing.assert_array_equal(keypoints, people[[3, 1, 4]])
-  # Where all fit, they keep their order.
+  # If all people fit, their order is kept.
   keypoints, mask, dropped = transforms.pad_people(people, 7, (100, 100))
   assert dropped == 0
   np.testing.assert_array_equal(mask, [1, 1, 1, 1, 1, 0, 0])
@@ -381,7 +381,7 @@ def test_pad_people_masks_what_cannot_be_used():
   people[0, 3] = 20, 20, 0.05
   people[0, 4] = np.inf, np.inf, 1
   people[0, 5] = -0.4, 99.4, 0.7
-  people[1, :, 0] += 500  # Not in the picture at all.
+  people[1, :, 0] += 500  # Entirely outside the image.
   keypoints, mask, dropped = transforms.pad_people(people, 4, (100, 100))
   np.testing.assert_array_equal(mask, [1, 1, 0, 0])
   assert dropped == 0
@@ -401,7 +401,7 @@ def test_annotated_or_not():
   sample = Transform(image_size=64, nobody=True)(record)
   assert not sample['body_annotated'].any()
   assert sample['face_annotated'].all() and not sample['face_mask'].any()
-  # Somebody was there, and the crop shows nobody: that is known.
+  # The annotated people are outside the crop; the frame stays annotated.
   record['faces'] = [np.full((1, 68, 3), 500, np.float32)]
   sample = Transform(image_size=64)(record)
   assert sample['face_annotated'].all() and not sample['face_mask'].any()
@@ -418,7 +418,7 @@ def test_annotation_of_another_size():
   record['annotation_size'] = [(80, 60)]
   sample = Transform(image_size=64)(record)
   np.testing.assert_allclose(sample['body_keypoints'], expected, atol=1e-3)
-  record['annotation_size'] = [(60, 80)]  # As if seen without its EXIF flag.
+  record['annotation_size'] = [(60, 80)]  # As displayed without its EXIF flag.
   assert not Transform(image_size=64)(record)['body_annotated'].any()
 
 
@@ -562,6 +562,6 @@ def test_frames_of_different_sizes():
 
 
 def test_transform_is_plain_data():
-  # Worker processes get a copy.
+  # Worker processes receive a copy.
   transform = Transform(augment=Augment(flip=0.3))
   assert dataclasses.replace(transform) == transform

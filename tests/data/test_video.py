@@ -1,4 +1,4 @@
-"""Frames of videos that the tests encode themselves."""
+"""Decoding of videos that the tests encode."""
 
 import av
 import numpy as np
@@ -24,7 +24,7 @@ def _write(path, count, size=(48, 64), rate=10):
 
 
 def _values(clip):
-  """The number of each frame, read off its grey value."""
+  """The number of each frame, recovered from its grey value."""
   return [round((float(f[:, -8:].mean()) - 10) / 8) for f in clip.frames]
 
 
@@ -38,7 +38,7 @@ def test_spread_takes_middles():
       chosen = video.spread(total, count)
       assert chosen[0] >= 0 and chosen[-1] < total
       assert (np.diff(chosen) >= 0).all()
-      # Mirrored in time the same, up to rounding.
+      # Symmetric under time reversal, up to rounding.
       mirrored = total - 1 - chosen[::-1]
       assert np.abs(chosen - mirrored).max() <= 1
 

@@ -122,7 +122,7 @@ def test_every_term_is_listed():
 
 @pytest.mark.parametrize(('name', 'kwargs'), ALL, ids=IDS)
 def test_masks_and_gradients(name, kwargs):
-  """Finite with nothing to learn from; masked inputs move nothing."""
+  """Finite without valid examples; masked inputs have no effect."""
   terms = losses.prepare({name: {'kwargs': kwargs}})
   outputs = make_outputs()
 
@@ -140,7 +140,7 @@ def test_masks_and_gradients(name, kwargs):
   assert all(np.isfinite(g).all() for g in flat)
   assert any(np.abs(g).max() > 0 for g in flat)
 
-  # The last example becomes padding: whatever it holds, NaN included.
+  # The last example becomes padding, whose content is arbitrary, even NaN.
   spoilt = jax.tree.map(
       lambda x: x.at[:, -1].set(jnp.nan) if x.ndim == 6 and len(x) == STAGES
       else x.at[-1].set(jnp.nan), outputs)  # fmt: skip
@@ -159,7 +159,7 @@ def test_masks_and_gradients(name, kwargs):
   assert none == 0 and sums.count == 0
   assert not any(np.abs(g).max() > 0 for g in jax.tree.leaves(grads))
 
-  # A black stand-in for an unreadable image teaches nothing, either.
+  # The black placeholder of an unreadable image must have no effect, either.
   unreadable = {
       **batch,
       'unreadable': jnp.array([0, 0, 1]),
@@ -223,7 +223,7 @@ def test_focal():
   plain = run('emotion_cross_entropy', outputs, batch)
   none = run('focal_emotion', outputs, batch, gamma=0.0)
   np.testing.assert_allclose(none.values, plain.values, rtol=1e-5)
-  # Certain and right: no loss, and a finite gradient for gamma below 1.
+  # A confident correct prediction: zero loss, finite gradient for gamma < 1.
   sure = outputs.replace(logits=200 * jax.nn.one_hot(batch['label'], C))
   grad = jax.grad(
       lambda x: losses.focal_emotion(
@@ -259,7 +259,7 @@ def test_multi_label():
       rtol=1e-5,
   )  # fmt: skip
   np.testing.assert_array_equal(term.mask, [1, 1, 0])
-  # Of one label it is the cross-entropy.
+  # With a single label it equals the cross-entropy.
   np.testing.assert_allclose(
       run('multi_label_emotion', outputs, make_batch()).values,
       run('emotion_cross_entropy', outputs, make_batch()).values, rtol=1e-6,
@@ -360,7 +360,7 @@ def test_heatmap_weighted_mse():
   np.testing.assert_allclose(
       term.values, values.sum(0).mean(1), rtol=1e-5
   )  # fmt: skip
-  # With nobody shown at all the weights are 0 and the loss still finite.
+  # Without any visible person the weights are 0 and the loss is still finite.
   hidden = {**batch, 'body_keypoints': jnp.zeros_like(batch['body_keypoints'])}
   empty = run('heatmap_weighted_mse', outputs, hidden, part='body')
   assert empty.values[0] == 0 and np.isfinite(empty.values).all()
@@ -373,9 +373,9 @@ def test_heatmap_weighted_mse():
 def test_heatmaps_do_not_count_where_people_lack_labels(name):
   outputs = make_outputs()
   boxes = np.zeros((B, T, 2, 4), np.float32)
-  boxes[:, :, 0] = (0, 0, W / 2, H)  # The left half; the second is none.
+  boxes[:, :, 0] = (0, 0, W / 2, H)  # The left half; the second box is empty.
   batch = make_batch(ignore_boxes=boxes)
-  if name == 'heatmap_awing':  # Its weights look one pixel further.
+  if name == 'heatmap_awing':  # Its weights extend one pixel further.
     batch['body_heatmap'] = jnp.zeros_like(batch['body_heatmap'])
   plain = run(name, outputs, batch, part='body').values
   maps = np.array(outputs.body.heatmap_logits)
@@ -412,7 +412,7 @@ def test_presence_does_not_punish_where_people_lack_labels():
           batch, part='body',
       ).values.sum()
   )(outputs.body.presence_logits)  # fmt: skip
-  # Matched queries alone are drawn up.
+  # Only matched queries are pushed towards presence.
   assert (np.asarray(gradient) <= 0).all() and np.asarray(gradient).any()
 
 
@@ -427,7 +427,7 @@ def test_heatmap_focal():
 
 def test_heatmap_awing():
   rng = np.random.default_rng(3)
-  # Sparse targets, so that the weighted map has two sides.
+  # Sparse targets, so that the weighted map has both kinds of pixels.
   target = np.where(rng.random((B, T, *SIDE, 18)) < 0.01, 0.9, 0.05)
   outputs = make_outputs()
   batch = make_batch(body_heatmap=target.astype(np.float32))
@@ -456,7 +456,7 @@ def test_heatmap_awing():
   values = (wing * (1 + 10 * near)).mean((-3, -2, -1)).sum(0).mean(1)
   term = run('heatmap_awing', outputs, batch, part='body')
   np.testing.assert_allclose(term.values, values, rtol=1e-5)
-  # At the target itself the gradient exists.
+  # The gradient is finite at the target itself.
   perfect = np.log(target / (1 - target)).astype(np.float32)
   grad = jax.jit(jax.grad(
       lambda x: losses.heatmap_awing(
@@ -561,7 +561,7 @@ def test_person_query(part):
   np.testing.assert_allclose(term.values, wanted, rtol=1e-5)
   np.testing.assert_array_equal(term.mask, [True, True, False])
 
-  # Presence off is the reference's loss: frames with people alone.
+  # Without presence it is the reference's loss, only on frames with people.
   off = outputs.replace(**{part: structure.replace(presence_logits=None)})
   term = run('person_query', off, batch, part=part)
   np.testing.assert_allclose(term.values, frame_mean(pose, people), rtol=1e-5)
@@ -569,7 +569,7 @@ def test_person_query(part):
 
 
 def test_presence_learns_who_is_there():
-  """Unmatched queries learn nobody, matched ones somebody."""
+  """Presence decreases for unmatched queries and increases for matched ones."""
   outputs, batch = make_outputs(), make_batch()
 
   def loss(logits):
@@ -594,7 +594,7 @@ def test_oks_has_a_size_for_every_point():
 
 
 def test_oks():
-  """One query, one person: no question who has whom."""
+  """One query and one person, so that the assignment is trivial."""
   joints = skeletons.BODY_LIMBS
   batch = make_batch()
   keypoints = np.zeros((B, T, P, 17, 3), np.float32)
@@ -684,7 +684,7 @@ def test_kl_is_least_at_the_prior():
     np.testing.assert_allclose(
         values, D * (mean**2 + log_variance**2 / 2) / 2, rtol=1e-3
     )
-  # Descent pulls the mean to 0 and a wide variance down.
+  # Gradient descent moves the mean to 0 and reduces a large variance.
   grad = jax.grad(lambda m, v: run('kl', latent(m, v), batch).values.sum(),
                   (0, 1))(0.5, 0.5)  # fmt: skip
   assert grad[0] > 0 and grad[1] > 0
@@ -749,7 +749,7 @@ def test_mmd_rows_of_the_authors():
   def mean(x):
     return losses.mmd_contributions(x, prior).mean()
 
-  # Channels first, so that the last two axes are the rows and their pixels.
+  # Channels first, so that the last two axes are rows and pixels.
   value, grad = mean(z)
   np.testing.assert_allclose(value, golden.arrays['f64_rbf_4d'], rtol=1e-6)
   np.testing.assert_allclose(
@@ -815,7 +815,7 @@ def test_unbiased_mmd_is_zero_for_equal_distributions():
 
 
 def test_reference_rows_do_not_reach_zero():
-  """Fault 16: even for the prior itself the row form stays at about 2/7."""
+  """Fault 16: the row form stays at about 2/7 even for samples of the prior."""
   rng = np.random.default_rng(2)
   grid = (B, T, 7, 7, 64)
   z = jnp.asarray(rng.standard_normal(grid, np.float32))
@@ -826,7 +826,7 @@ def test_reference_rows_do_not_reach_zero():
 
 
 def test_mmd_forms_of_a_latent():
-  """Which numbers are a point: the same sums pair by pair in NumPy."""
+  """What forms a point: the same sums, pair by pair in NumPy."""
   outputs, batch = make_outputs(encoders=2), make_batch()
   z = np.concatenate([s.sample for s in outputs.latents], -1)  # [.., 2 D]
   prior = np.asarray(jax.random.normal(KEY, (z.size,))).reshape(z.shape)
@@ -902,7 +902,7 @@ def test_mmd_errors():
 
 
 def constant(outputs, batch, rng, *, value=2.0):
-  """A term from outside, found by import path."""
+  """An external term, found by import path."""
   del outputs, batch, rng
   return losses.Term(jnp.full(B, value), jnp.ones(B))
 

@@ -1,4 +1,4 @@
-"""Matching against SciPy, the costs against NumPy, both against the authors."""
+"""Matching against SciPy, costs against NumPy, both against golden files."""
 
 import functools
 
@@ -211,7 +211,7 @@ def test_optimal(queries, persons):
   for n in range(6):
     matched, query = np.asarray(match.matched[n]), np.asarray(match.query[n])
     assert not matched[~present[n]].any()
-    assert len(set(query[matched])) == matched.sum()  # a query serves once
+    assert len(set(query[matched])) == matched.sum()  # a query is assigned once
     assert matched.sum() == min(queries, present[n].sum())
     real = cost[n][:, present[n]]
     best = real[linear_sum_assignment(real)].sum()
@@ -353,11 +353,11 @@ def test_edge_cases_are_finite(case):
     assert loss[0] == 0 and loss[1] > 0
     assert not np.asarray(grads[0])[0].any()
   if case == 'unseen':
-    # Coordinates are free then; adjacency still counts.
+    # Coordinates cost nothing then; adjacency still counts.
     assert not np.asarray(grads[0])[0].any()
     assert np.asarray(grads[1])[0].any()
   if case == 'crowd':
-    # The cheapest subset, and the mean over those that were served.
+    # The cheapest subset, and the mean over the matched people.
     for n in range(2):
       frame = jax.tree.map(lambda x: x[n], target)  # noqa: B023
       cost = numpy_cost(np.asarray(limbs[n]), np.asarray(logits[n]), frame)

@@ -156,7 +156,7 @@ def test_learned_positions_are_added_to_the_tokens():
   variables = random_variables(learned, z, train=False)
   table = variables['params'].pop('positions')
   assert table.shape == (10_000, 8)
-  # With the sinusoidal numbers in the table both are the same.
+  # With sinusoidal values in the table both are equal.
   table[:100] = layers.sinusoidal_table(100, 8)
   params = {**variables['params'], 'positions': table}
   (ours, *_), _ = forward(learned, {**variables, 'params': params}, z)
@@ -178,7 +178,7 @@ def test_person_query_outputs():
       jnp.dtype('float32')
   }
   assert 0 < limbs.min() < limbs.max() < 1
-  # Different queries say different things, of different frames too.
+  # Different queries and different frames give different outputs.
   assert limbs.std(0).min() > 0
   assert limbs.std(1).min() > 0
 
@@ -212,7 +212,7 @@ def test_person_query_errors():
 def test_st_gcn_is_the_reference():
   golden, variables, _ = setup('c05_stgcn', layout.st_gcn_rows())
   inputs = golden.inputs()
-  # What the reference calls [4, 18] is a limb vector of [18, 4] numbers.
+  # The reference's [4, 18] is a limb vector of [18, 4] numbers.
   limbs = inputs['x'].reshape(2, 3, 5, 18, 4)
   module = st_gcn.STGCN('reference')
   for train, mode in ((False, 'eval'), (True, 'train')):
@@ -226,7 +226,7 @@ def test_st_gcn_is_the_reference():
 
 
 def graph_variables(w, b):
-  """ST-GCN that passes its graph convolution on: its ReLU is the only rest."""
+  """ST-GCN reduced to its graph convolution and ReLU."""
   identity = np.zeros((3, 1, 1, 4, 4), np.float32)
   identity[1, 0, 0] = np.eye(4)
   zeros, ones = np.zeros(4, np.float32), np.ones(4, np.float32)
@@ -272,7 +272,7 @@ def test_graph_order_has_the_right_axes():
   expected = np.maximum(x, 0)
   np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
 
-  # People stay apart; in the reference's order they do not.
+  # People do not affect each other; in the reference's order they do.
   def changed(order):
     module = st_gcn.STGCN(order)
     other = limbs.copy()

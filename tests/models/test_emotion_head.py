@@ -1,4 +1,4 @@
-"""The emotion head against the authors' heads, and what ours does better."""
+"""The emotion head against the authors' heads, and its improvements."""
 
 
 import functools

@@ -122,7 +122,7 @@ SMALL_VIT = {'patch': 4, 'dim': 8, 'depth': 0, 'heads': 2}
 
 
 def moved_places(token_order):
-  """Which places of the grid change with the patch of row 2, column 1."""
+  """Grid cells that change with the patch of row 2, column 1."""
   module = encoders.ViTEncoder(SMALL_VIT, 1, 4, token_order)
   x = jnp.asarray(random_input(0, (1, 16, 12, 3)))
   variables = random_variables(module, x, train=False)
@@ -135,7 +135,7 @@ def moved_places(token_order):
 
 def test_vit_encoder_keeps_each_patch_at_its_place():
   assert moved_places('grid') == [[2, 1]]
-  # The reference's reshape spreads one patch over several places.
+  # The reference's reshape spreads one patch over several cells.
   assert len(moved_places('reference')) > 1
 
 

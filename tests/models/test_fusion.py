@@ -1,4 +1,4 @@
-"""Late fusion: what is missing leaves no trace."""
+"""Late fusion: missing modalities have no effect."""
 
 import functools
 
@@ -25,7 +25,7 @@ def inputs(seed=0):
 
 
 def make(method):
-  """(frames, audio, text, function of what there is)."""
+  """(frames, audio, text, function of the available modalities)."""
   frames, audio, text = inputs()
   module = fusion.Fusion(('audio', 'text'), method, dim=8)
   everything = {'audio': (audio, ALL), 'text': (text, ALL)}
@@ -112,7 +112,7 @@ def test_mel_encoder(length):
   run = jax.jit(functools.partial(module.apply, variables, train=False))
   tokens = run(mel)
   assert tokens.shape == (2, -(-length // 8), 8)
-  # The other sample does not matter.
+  # The other sample has no effect.
   np.testing.assert_allclose(
       run(mel.at[1].set(0.0))[0], tokens[0], atol=1e-6
   )

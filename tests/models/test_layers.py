@@ -118,7 +118,7 @@ def test_batch_norm_follows_torch():
   x = (3 + 2 * rng.standard_normal((2, 3, 2, 4))).astype(np.float32)
   module = layers.BatchNorm(1e-3)
   variables = module.init(jax.random.key(0), jnp.asarray(x), train=True)
-  assert not np.any(variables['batch_stats']['mean'])  # init must not count
+  assert not np.any(variables['batch_stats']['mean'])  # not updated by init
   out, updates = module.apply(
       variables, jnp.asarray(x), train=True, mutable=['batch_stats']
   )

@@ -1,4 +1,4 @@
-"""The whole model: what feeds what, and what does not."""
+"""The whole model: which inputs and weights affect which outputs."""
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ def runner(model, dataset='first', train=False):
 
 
 def shift(variables, *names, collection='params'):
-  """The same variables with all leaves under some modules moved."""
+  """The variables with all leaves under some modules perturbed."""
   flat = traverse_util.flatten_dict(variables, sep='/')
   touched = 0
   for key in flat:
@@ -241,7 +241,7 @@ def test_frozen_vit_gets_no_gradient_and_can_be_cached():
       for name, tree in gradient(variables['params']).items()
   }
   assert norms.pop('vit') == 0
-  assert norms.pop('latent_0') == 0  # In evaluation only the mean is read.
+  assert norms.pop('latent_0') == 0  # In evaluation only the mean is used.
   assert min(norms.values()) > 0, norms
 
   live = runner(model)(variables, batch)
@@ -257,7 +257,7 @@ def test_frozen_vit_gets_no_gradient_and_can_be_cached():
       other.latents[0].sample, stored.latents[0].sample
   )
 
-  # With stored features, the trunk is not even born.
+  # With cached features, the trunk has no parameters.
   assert 'vit' not in vemd_cases.make(model, cached)['params']
   del variables['params']['vit']
   with pytest.raises(ValueError, match="expected batch\\['vit_features'\\]"):

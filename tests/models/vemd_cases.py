@@ -61,7 +61,7 @@ DEFAULTS = {
 
 
 def fields(**changes) -> dict:
-  """The small model with changes; a dict changes single entries."""
+  """Fields of the small model with changes; dicts are merged."""
   result = copy.deepcopy(DEFAULTS)
   for key, value in changes.items():
     if isinstance(value, dict):
@@ -157,11 +157,11 @@ def fill(shapes, seed=0) -> dict:
   """Random variables of the given shapes, without compiling an `init`.
 
   Args:
-    shapes: what `jax.eval_shape` makes of an `init`.
-    seed: of the numbers.
+    shapes: result of `jax.eval_shape` of an `init`.
+    seed: seed of the values.
 
   Returns:
-    Kernels of unit gain, statistics and scales around 1, the rest around 0.
+    Kernels of unit gain, statistics and scales near 1, the rest near 0.
   """
   rng = np.random.default_rng(seed)
 

@@ -1,4 +1,4 @@
-"""Makes tiny datasets in the official layouts, traps included."""
+"""Creates tiny datasets in the official layouts, including faults."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ BOM = '\ufeff'
 
 
 def picture(height=36, width=48, seed=0) -> np.ndarray:
-  """Smooth uint8 [H,W,3] RGB: red left, blue right, so that turns show."""
+  """Smooth uint8 [H, W, 3] RGB: red left, blue right, to detect rotations."""
   x = np.linspace(0, 1, width)[None, :, None]
   y = np.linspace(0, 1, height)[:, None, None]
   left, right = np.array([[[230, 20, 20]], [[20, 20, 230]]])
@@ -29,7 +29,7 @@ def write_image(path: Path, image=None, **kwargs) -> None:
 
 
 def exif(orientation: int) -> Image.Exif:
-  """EXIF with an orientation and a place that must not survive."""
+  """EXIF with an orientation and a GPS position that must be removed."""
   tags = Image.Exif()
   tags[0x0112] = orientation
   tags[0x010E] = 'taken at SECRET PLACE'
@@ -93,7 +93,7 @@ def write_text(path: Path, text: str, ends='\n', bom=False) -> None:
 
 
 def _strange_images(folder: Path) -> None:
-  """CMYK, 16-bit, animated, turned, large, transparent, odd names, damaged."""
+  """CMYK, 16-bit, animated, rotated, large, transparent, odd names, damaged."""
   image = picture()
   folder.mkdir(parents=True, exist_ok=True)
   Image.fromarray(image).convert('CMYK').save(folder / 'cmyk.jpg', quality=95)
@@ -103,7 +103,7 @@ def _strange_images(folder: Path) -> None:
   cv2.imwrite(str(folder / 'deep16.png'), deep)
   films = [Image.fromarray(picture(seed=s)) for s in range(3)]
   films[0].save(folder / 'film.gif', save_all=True, append_images=films[1:])
-  # Stored lying; the flag says that it must be turned to stand.
+  # Stored in landscape; the flag requires rotation to portrait.
   write_image(folder / 'turned.jpg', exif=exif(6), quality=95)
   write_image(folder / 'marked.jpg', exif=exif(1), comment=b'SECRET NOTE')
   write_image(folder / 'large.png', picture(400, 800))
@@ -119,7 +119,7 @@ def _strange_images(folder: Path) -> None:
 
 
 def gaf3_folders(root: Path) -> None:
-  """Layout (a), every strange image in Train/Positive."""
+  """Layout (a), all unusual images in Train/Positive."""
   base = root / 'GAF3.0_Original'
   _strange_images(base / 'Train' / 'Positive')
   for name in ('Neutral', 'Negative'):
@@ -130,7 +130,7 @@ def gaf3_folders(root: Path) -> None:
 
 
 def gaf3_flat(root: Path) -> None:
-  """Layout (b), with every trap of a label file."""
+  """Layout (b), with all kinds of faults of a label file."""
   for i in range(6):
     write_image(root / 'Train' / f'{i}.jpg', picture(seed=i))
   write_image(root / 'Train' / 'Größe 7.jpg')
@@ -145,7 +145,7 @@ def gaf3_flat(root: Path) -> None:
 
 
 def vgaf(root: Path) -> None:
-  """Whole, short, turned, damaged and missing videos; Test has no labels."""
+  """Valid, short, rotated, damaged, missing videos; Test has no labels."""
   train = root / 'Train'
   write_video(train / '10_1.mp4', sound=True)
   write_video(train / '10_2.mp4')
@@ -263,12 +263,12 @@ def engagenet(root: Path) -> None:
   names = list(labels)
   write_text(root / 'train.txt', '\n'.join(names[:4]) + '\n', '\r\n')
   write_text(root / 'valid.txt', '\n'.join(names[4:6]) + '\n')
-  # One is also in train: it counts in the later split only.
+  # One is also in train: it is kept in the later split only.
   write_text(root / 'test.txt', '\n'.join([names[6], names[3]]) + '\n')
 
 
 def coco(root: Path) -> dict[str, list]:
-  """Four images; returns the keypoints of the first as they stand there."""
+  """Four images; returns the keypoints of the first as in the file."""
   body = []
   for j in range(17):
     body += [2 * j, j, j % 3] if j % 3 else [0, 0, 0]

@@ -1,7 +1,7 @@
 """Annotating a dataset: format, resuming, clips, preview, command line.
 
-The annotator is a fake that finds one person whose coordinates are the colour
-of the picture, so that every line tells which frame it was made from.
+The annotator is a fake that finds one person whose coordinates encode the
+colour of the image, so that every line identifies its frame.
 """
 
 import json
@@ -32,7 +32,7 @@ def colour(image):
 def picture(path, rgb, size=(40, 60)):
   path.parent.mkdir(parents=True, exist_ok=True)
   image = np.full((*size, 3), rgb[::-1], np.uint8)
-  # imwrite takes no names outside ASCII everywhere.
+  # imwrite does not support non-ASCII names on every platform.
   path.write_bytes(cv2.imencode('.png', image)[1].tobytes())
 
 
@@ -134,13 +134,13 @@ def test_interrupted_and_started_again_it_goes_on(data, tmp_path, stop_at):
   with pytest.raises(KeyboardInterrupt):
     run(data, stopping)
   path = data / 'annotations.jsonl'
-  # The writer may have been killed in the middle of a line, too.
+  # The writer may also be killed in the middle of a line.
   with path.open('ab') as file:
     file.write('{"file":"été 2.p'.encode()[:-1])
   report = run(data)
   assert path.read_bytes() == straight.read_bytes()
   assert report.kept + report.done == 5
-  assert run(data, stopping).done == 0  # nothing is left to be looked at
+  assert run(data, stopping).done == 0  # nothing is left to annotate
   assert path.read_bytes() == straight.read_bytes()
 
 
@@ -162,7 +162,7 @@ def test_frames_are_those_that_training_reads(data):
   read = video.read_frames(str(data / 'clip.mp4'), 3)
   assert [x['frame'] for x in train] == read.indices.tolist()
   assert run(data, frames=3).done == 0
-  # Another number adds its frames; all of them are enough for any number.
+  # Another number adds its frames; all frames include those of any number.
   assert run(data, frames=2).done == 2
   assert run(data).done == 2
   assert run(data, frames=3).done == 0
@@ -190,7 +190,7 @@ def test_another_making_is_noticed(data, tmp_path):
   with pytest.raises(ValueError, match=r'annotations.jsonl was made with'):
     annotate.annotate(data, other, colour)
   assert path.read_bytes() == before
-  # The same weights elsewhere are the same making; changed ones are not.
+  # Moved weights are the same settings; changed weights are not.
   annotate.annotate(data, other, colour, overwrite=True)
   assert (data / 'annotations.jsonl.bak').read_bytes() == before
   moved = tmp_path / 'moved.onnx'
@@ -251,7 +251,7 @@ def test_nobody_is_an_empty_list(data):
 
 
 def test_nothing_else_is_written(data):
-  """Lines hold the documented keys, the sidecar the making only."""
+  """Lines have the documented keys, the sidecar only the settings."""
   run(data)
   keys = {key for line in lines_of(data) for key in line}
   assert keys == {
@@ -315,7 +315,7 @@ def test_prepared_images_and_clips(tmp_path):
       for frame, bodies in zip(record['frames'], record['bodies']):
         want, _ = colour(decoding.decode_image(frame))
         np.testing.assert_array_equal(bodies, want)
-  # Fewer frames in training are some of those.
+  # Training with fewer frames uses a subset of them.
   assert run(data, frames=2).done == 0
   # Killed in the very first line.
   (data / 'annotations.jsonl').write_bytes(b'{"file":"torn')
@@ -382,6 +382,6 @@ def test_command_line_reports_and_previews(data, capsys, monkeypatch, tmp_path):
   assert 'broken.png' in out and 'annotations.png' in out
   assert annotate.main(arguments) == 0
   assert '0 rows annotated' in capsys.readouterr().out
-  # What was read back is JSON without surprises.
+  # The written lines are standard JSON.
   for line in (data / 'annotations.jsonl').read_bytes().splitlines():
     json.loads(line)

@@ -1,4 +1,4 @@
-"""The backends; each test needs its package and skips without."""
+"""The backends; each test is skipped if its package is missing."""
 
 import json
 import os
@@ -84,7 +84,7 @@ def test_movenet_reaches_its_similarity_on_coco():
 
 @needs(MOVENET, COCO)
 def test_movenet_follows_the_image():
-  """Other scale, padding at the other side, another aspect."""
+  """Another scale, padding at the other side, another aspect ratio."""
   pytest.importorskip('onnxruntime')
   annotate = movenet.load(MOVENET)
   image, _, area = next(coco_people())
@@ -92,7 +92,7 @@ def test_movenet_follows_the_image():
   doubled, _ = annotate(image.repeat(2, 0).repeat(2, 1))
   half = doubled * np.array([0.5, 0.5, 1])
   assert best_match(half, bodies, area).min() > 0.95
-  # Turned to portrait by a strip below: the same places.
+  # Extended to portrait by a strip below: the same positions.
   height, width = image.shape[:2]
   strip = np.zeros((2 * width - height, width, 3), np.uint8)
   tall, _ = annotate(np.concatenate([image, strip]))
@@ -216,7 +216,7 @@ def test_rtmlib_gives_bodies_and_faces_in_image_pixels(tmp_path):
   assert bodies.shape == (2, 17, 3) and faces.shape == (2, 68, 3)
   assert bodies.dtype == faces.dtype == np.float32
   for person, (x1, y1, x2, y2) in enumerate(BOXES):
-    # The box a quarter larger, then widened to the model's aspect.
+    # The box enlarged by a quarter, then widened to the model's aspect ratio.
     w, h = 1.25 * (x2 - x1), 1.25 * (y2 - y1)
     w, h = max(w, h * WIDTH / HEIGHT), max(h, w * HEIGHT / WIDTH)
     for got, first in ((bodies, 0), (faces, 23)):
@@ -238,7 +238,7 @@ def test_rtmlib_leaves_out_faces_from_behind_and_empty_pictures(tmp_path):
   )
   bodies, faces = annotate(blue())
   assert len(bodies) == 2 and faces.shape == (0, 68, 3)
-  # No box: rtmlib itself would make a person of the whole picture.
+  # Without boxes rtmlib itself would treat the whole image as a person.
   dark = np.full((300, 400, 3), (0, 0, 200), np.uint8)
   bodies, faces = annotate(dark)
   assert bodies.shape == (0, 17, 3) and faces.shape == (0, 68, 3)
@@ -284,7 +284,7 @@ def test_two_workers_write_what_one_writes(tmp_path):
   annotate.annotate(data, settings, out=two, workers=2)
   assert one.read_bytes() == two.read_bytes()
   assert (report.done, report.bodies) == (4, 12)
-  # The stored format, rounded, is as good as the model's own numbers.
+  # Rounding in the stored format does not reduce the accuracy.
   lines = {line['file']: line for line in jsonl.read(one)}
   similarity = []
   for name, (_, truth, area) in zip(coco_names(), coco_people()):

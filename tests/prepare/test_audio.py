@@ -1,4 +1,4 @@
-"""Log-mel spectrograms against a slow truth, real files, the cache."""
+"""Log-mel spectrograms against a slow reference, real files, the cache."""
 
 import av
 import numpy as np
@@ -112,7 +112,7 @@ def test_sound_of_a_clip_is_decoded_and_resampled(tmp_path):
   assert samples.dtype == np.float32
   assert abs(len(samples) - 16000) < 20
   want = _sine(1000, 1.0, 0.5)
-  # Same level, no delay: stereo is averaged, the resampler lags nothing.
+  # Same level and no delay: stereo is averaged, the resampler adds no lag.
   np.testing.assert_allclose(samples[200:15800], want[200:15800], atol=0.02)
   mel = audio.spectrogram(path)
   _, centres = _slow_mel(64)
@@ -179,7 +179,7 @@ def test_cache_gives_each_row_its_sound(data):
   )
   np.testing.assert_array_equal(mel, find('same.mp4'))
   _, centres = _slow_mel(64)
-  own = find('own.mp4')  # Its column, not its own track.
+  own = find('own.mp4')  # The file in its column, not its own sound track.
   np.testing.assert_allclose(centres[own[20].argmax()], 2000, rtol=0.06)
   assert find('mute.mp4') is None and find('bad.mp4') is None
   # Equal content is stored once.
@@ -197,12 +197,12 @@ def test_cache_goes_on_and_notices_changes(data, monkeypatch):
 
   monkeypatch.setattr(audio, 'spectrogram', counting)
   counts = audio.cache(data)
-  # Only what could not be read is tried again.
+  # Only unreadable rows are retried.
   assert [c.rpartition('/')[2] for c in calls] == ['bad.wav']
   assert (counts.done, counts.kept, counts.empty) == (0, 4, 1)
   calls.clear()
   write_clip(data / 'own.wav', _sine(500, 0.6), rate=16000, frames=0)
-  # A torn line of the index is as good as none.
+  # An incomplete line of the index is ignored.
   index = data / 'audio_cache' / 'index.jsonl'
   index.write_bytes(index.read_bytes()[:-5])
   audio.cache(data)

@@ -107,7 +107,7 @@ def test_metadata_is_removed_and_plain_jpegs_are_kept(tmp_path):
   assert b'SECRET' in data
   kept = stored['marked.jpg']['frames'][0]
   assert len(kept) < len(data)
-  # Not encoded again: not a pixel differs.
+  # Not reencoded, so no pixel differs.
   np.testing.assert_array_equal(pixels(kept), pixels(data))
   everything = b''.join(
       p.read_bytes() for p in (tmp_path / 'out').rglob('*') if p.is_file()
@@ -195,7 +195,7 @@ def test_vgaf(tmp_path):
         levels, 20 + 15 * np.array(expected), atol=6, err_msg=name
     )
   assert 'fewer than 5 frames: some are repeated' in remarks(report)
-  # Turned by 90 degrees clockwise: left is now the top, the grey half left.
+  # Rotated by 90 degrees clockwise: left is now the top, the grey half left.
   upright = pixels(found['Fête 12_1.mp4']['frames'][0])
   assert upright.shape == (64, 48, 3)
   assert near(upright[:8, 30:44], [[[220, 30, 30]]], 25)
@@ -320,13 +320,13 @@ def test_dfew_folds(tmp_path):
   assert clip['label'] == 0
   levels = [pixels(f).mean() for f in clip['frames']]
   np.testing.assert_allclose(levels, 5 * np.arange(1, 17), atol=1.5)
-  # Frame 3 of clip 2 is empty: frame 2 stands for it.
+  # Frame 3 of clip 2 is empty and replaced by frame 2.
   torn = records(tmp_path, 'train', fold=1)['00002']['frames']
   assert torn[2] == torn[1]
   assert remarks(report)[
       'unreadable frames replaced by the nearest readable one'
   ] == ['00002']
-  # One copy of the frames serves all folds.
+  # One copy of the frames is used by all folds.
   lines = (tmp_path / 'out/index.jsonl').read_text().strip().split('\n')
   assert len(lines) == 9
 
@@ -401,11 +401,11 @@ def test_coco_options(tmp_path):
   assert not stored[~seen].any()
 
 
-# --- going on, changes, names -----------------------------------------------
+# --- resumption, changes, names ---------------------------------------------
 
 
 def snapshot(out):
-  """All that a preparation means: records in order, report, index."""
+  """The complete result of a preparation: records in order, report, index."""
   made = json.loads((out / 'prepared.json').read_text())
   items = {}
   for split in made['splits']:
@@ -418,7 +418,7 @@ def snapshot(out):
   return pickle.dumps(items), texts
 
 
-# Child processes find the package from wherever the tests run.
+# Child processes find the package regardless of the working directory.
 _ENVIRONMENT = {
     **os.environ, 'PYTHONPATH': str(Path(prepare.__file__).parents[2]),
 }  # fmt: skip
@@ -480,7 +480,7 @@ def test_killed_at_any_moment_it_goes_on(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
       patch.setattr(encode, 'encode_sample', counted)
       prepare.prepare('gaf3', source, out, options, **quiet)
-    # What was there is not encoded again.
+    # Existing work files are not encoded again.
     assert len(encoded) == {2: 13, 3: 8, 5: 0}[done]
     assert snapshot(out) == snapshot(straight)
     assert not (out / 'work').exists()

@@ -1,4 +1,4 @@
-"""Cached features of the frozen ViT: the numbers of the ViT itself."""
+"""Cached features of the frozen ViT equal those of the ViT itself."""
 
 import pathlib
 import subprocess
@@ -32,7 +32,7 @@ def folder(root):
   for i in range(5):
     split, label = ('train', 'val')[i > 2], ('x', 'y')[i % 2]
     for frame in range(3) if i == 1 else ('',):
-      # Not square, and larger than what the ViT sees.
+      # Not square, and larger than the input of the ViT.
       image = rng.integers(0, 256, (70, 130, 3), np.uint8)
       path = root / f'{i}' / f'{frame}.png' if i == 1 else root / f'{i}.png'
       path.parent.mkdir(exist_ok=True)
@@ -101,7 +101,7 @@ def test_cached_and_live_give_the_same_logits(
         logits(run, broken, split), wanted, rtol=1e-5, atol=1e-6
     )
 
-  # Again: what could not be read is tried, nothing else.
+  # A second run retries only unreadable rows.
   cache_features.run(cached)
   assert '0 rows computed, 5 already cached' in capsys.readouterr().out
 

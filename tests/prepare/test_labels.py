@@ -1,4 +1,4 @@
-"""Every label reader against labels that are odd, and against spellings."""
+"""Every label reader against irregular labels and variants of spelling."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def medium(path):
 
 
 def quoted(text):
-  """A value of a table that may hold quotes."""
+  """A value of a table that may contain quotes."""
   return '"' + text.replace('"', '""') + '"'
 
 
@@ -120,7 +120,7 @@ def test_no_odd_label_becomes_a_class(tmp_path, name):
   samples = [s for s in index.samples if s.split in ('train', 'folds')]
   assert len(samples) == 1, [(s.file, s.label) for s in samples]
   assert '100' in samples[0].file
-  # Each of the others is named with a reason.
+  # All others are reported with a reason.
   assert len(index.left_out) >= len(odd)
 
 

@@ -1,4 +1,4 @@
-"""Text embeddings: an encoder of the usual form, given files, the cache."""
+"""Text embeddings: a typical encoder, imported files, the cache."""
 
 import json
 
@@ -13,7 +13,7 @@ TABLE = np.arange(7 * 4, dtype=np.float32).reshape(7, 4) / 10
 
 
 def make_model(folder, file='model.onnx', output_rank=3):
-  """An encoder that looks words up in a table and adds 100 x the mask."""
+  """An encoder that looks up words in a table and adds 100 x the mask."""
   onnx = pytest.importorskip('onnx')
   tokenizers = pytest.importorskip('tokenizers')
   pytest.importorskip('onnxruntime')
@@ -121,7 +121,7 @@ def test_cache_of_encoded_transcripts(data, tmp_path, monkeypatch):
   assert find('b.png') is None
   assert find('c.png').shape == (6, 4)  # The comma is an unknown word.
   assert len(list((data / 'text_cache').glob('*.npz'))) == 2
-  # A changed transcript is encoded anew, and only that.
+  # Only a changed transcript is encoded again.
   labels = (data / 'labels.csv').read_text()
   (data / 'labels.csv').write_text(labels.replace('x,\n', 'x,bad\n'))
   counts = text.cache_encoded(data, model)

@@ -1,4 +1,4 @@
-"""The embedded dataset: pictures, exact key points, what tells the class."""
+"""The embedded dataset: images, exact keypoints, what predicts the class."""
 
 import pickle
 
@@ -13,7 +13,7 @@ from vemd_jax.scenes.figures import People
 from vemd_jax.scenes.group_scenes import GroupScenes
 from vemd_jax.skeletons import BODY_FLIP, FACE_FLIP
 
-# What somebody looks like is drawn apart from everything else.
+# Appearance is drawn independently of everything else.
 _COLORS = ('skin', 'hair', 'shirt', 'accent', 'bottom', 'shoes')
 
 
@@ -118,7 +118,7 @@ def test_numbers_of_people():
 
 @pytest.mark.parametrize('i', range(0, 12))
 def test_seen_joints_lie_on_their_owners_pixels(i):
-  """Whoever is taken out changes the picture where their joints were seen."""
+  """Removing a person changes the image at that person's visible joints."""
   source = GroupScenes('owners', 12, size=160, people=(2, 6))
   scene = source.describe(i)
   (full,) = source.draw(i)
@@ -128,13 +128,13 @@ def test_seen_joints_lie_on_their_owners_pixels(i):
     (without,) = drawing_lib.draw(people, scene.seed, 160)
     changed = (without.image != full.image).any(-1)
     seen = full.bodies[k][full.bodies[k, :, 2] > 0, :2]
-    # And their owner is written down.
+    # And the owner map names the person.
     owner, _, inside = drawing_lib.owner_at(full.owners, seen)
     assert inside.all() and (owner == k).all()
     x, y = np.clip(np.rint(seen), 0, 159).astype(int).T
-    # Somebody behind may happen to have the same colour.
+    # A person behind may happen to have the same colour.
     assert changed[y, x].mean() > 0.8 if len(seen) > 4 else True
-    # Hidden joints of others become visible, none gets lost.
+    # Hidden joints of others may become visible, none becomes hidden.
     before, after = full.bodies[others, :, 2], without.bodies[..., 2]
     assert (after >= before).all()
 
@@ -150,7 +150,7 @@ def test_somebody_in_front_hides_joints():
   assert pair.faces[0, :, 2].mean() < 0.5
   np.testing.assert_array_equal(pair.bodies[0, :, :2], one.bodies[0, :, :2])
   assert pair.bodies[1, :, 2].mean() > 0.9
-  # The one who stands lower is in front, whatever the order.
+  # The person who stands lower is in front, regardless of the order.
   (swapped,) = drawing_lib.draw(
       People(*(field[::-1] for field in two)), 4, 128
   )
@@ -165,7 +165,7 @@ def test_key_points_scale_with_the_picture():
       small.faces[..., :2] * 2, large.faces[..., :2], rtol=1e-5
   )
   assert np.mean(small.bodies[..., 2] == large.bodies[..., 2]) > 0.95
-  # The pictures show the same (other noise).
+  # The images show the same, up to noise.
   halved = large.image.reshape(96, 2, 96, 2, 3).mean((1, 3))
   assert np.abs(halved - small.image).mean() < 8
 
@@ -187,7 +187,7 @@ def test_left_is_the_persons_own():
   # Symmetric, as the skeletons say.
   mirrored = facing[BODY_FLIP] * [-1, 1, 1] + [200, 0, 0]
   np.testing.assert_allclose(mirrored[5:], facing[5:], atol=0.6)
-  # No face from behind.
+  # No face is visible from behind.
   (turned,) = drawing_lib.draw(
       _people(heading=np.array([3.1]), head_yaw=np.array([3.1])), 0, 200
   )
@@ -236,7 +236,7 @@ def test_a_turned_head_hides_its_far_side():
   # Looking to the image's right: the far side is the person's left.
   assert not score[13:17].any() and not score[45]
   assert score[1:7].all() and score[36:38].all()
-  # Turning squeezes the face.
+  # Turning narrows the face.
   (front,) = drawing_lib.draw(_people(), 0, 256)
   width = np.ptp(drawing.faces[0, 36:48, 0])
   assert width < 0.6 * np.ptp(front.faces[0, 36:48, 0])
@@ -255,7 +255,7 @@ def test_motion_is_smooth_and_key_points_follow():
     faces = np.stack([d.faces[..., :2] for d in drawings])
     step = np.linalg.norm(np.diff(faces, axis=0), axis=-1)
     assert (step.max((0, 2)) < 0.05 * height).all()
-    # The picture changes, most of it does not.
+    # The image changes, but most of it does not.
     first, second = drawings[0].image, drawings[1].image
     change = np.abs(first.astype(int) - second).mean()
     assert 0 < change < 20
@@ -265,7 +265,7 @@ def test_motion_is_smooth_and_key_points_follow():
 
 
 def _features(people: People, k: int, without=()) -> np.ndarray:
-  """Everything about person k alone."""
+  """All attributes of person k."""
   return np.concatenate([
       np.ravel(value[k]).astype(np.float64)
       for name, value in people._asdict().items()
@@ -287,7 +287,7 @@ def scenes():
 def test_a_single_person_does_not_tell_the_class(scenes, cue):
   ensemble = pytest.importorskip('sklearn.ensemble')
   labels, described = scenes[cue]
-  # Of the cue of faces, the bodies must carry nothing.
+  # With the cue `expression`, bodies must be uninformative.
   without = ('valence',) if cue == 'expression' else ()
   features = [
       np.stack([
@@ -304,7 +304,7 @@ def test_a_single_person_does_not_tell_the_class(scenes, cue):
       test = stats.ks_2samp(one, two, method='asymp')
       smallest = min(smallest, test.pvalue)
   assert smallest > 0.01 / (3 * first.shape[1])
-  # Learn from everybody in half of the scenes, try the other half.
+  # Train on the people of half of the scenes, test on the other half.
   model = ensemble.RandomForestClassifier(
       60, min_samples_leaf=20, max_features=0.3, random_state=0
   )
@@ -362,7 +362,7 @@ def test_faces_tell_the_class(scenes):
   mood = np.array([scene.people.valence.mean() for scene in described])
   guess = np.digitize(mood, [-0.4, 0.4])
   assert np.mean(guess == labels) > 0.9
-  # In the cue of relations they tell nothing, not even all together.
+  # With the cue `interaction` they are uninformative, even jointly.
   labels, described = scenes['interaction']
   mood = np.array([scene.people.valence.mean() for scene in described])
   for one, two in ((0, 1), (0, 2), (1, 2)):
@@ -370,7 +370,7 @@ def test_faces_tell_the_class(scenes):
         mood[labels == one], mood[labels == two], method='asymp'
     )
     assert test.pvalue > 0.003
-  # And with both cues they agree.
+  # With both cues they agree.
   source = GroupScenes('b', 300)
   mood = [source.describe(i).people.valence.mean() for i in range(300)]
   assert np.mean(np.digitize(mood, [-0.4, 0.4]) == source.labels) > 0.85

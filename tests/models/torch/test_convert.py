@@ -1,4 +1,4 @@
-"""The authors' weights through the public import, against their outputs."""
+"""The authors' weights, imported, against the authors' outputs."""
 
 import functools
 import json
@@ -145,7 +145,7 @@ def train_step(golden):
 
 
 def torch_norms(tree, golden):
-  """Norms of the leaves that come from one torch tensor, put together."""
+  """Joint norm of the leaves that come from one torch tensor."""
   squares = {}
   fields = vemd_cases.reference(golden.config['args'], 'detr')
   tree = traverse_util.flatten_dict(tree)
@@ -179,7 +179,7 @@ def test_training_step_is_the_reference():
   np.testing.assert_allclose(
       ours[real], truth[real], rtol=10 * config['f32_f64_grad_rel_max']
   )
-  # Parameters whose true gradient is 0 hold noise.
+  # Gradients whose true value is 0 are rounding noise.
   assert ours[~real].max() < 1e-5
   np.testing.assert_allclose(
       np.sqrt(np.square(ours).sum()), arrays['grad_norm_f64'], rtol=2e-5
@@ -194,7 +194,7 @@ def test_training_step_is_the_reference():
 
 # The table covers every model.
 
-# What the reference does not have.
+# Leaves that the reference does not have.
 OURS = re.compile(
     r'params/(latent_\d/|(body|face)_decoder/presence/|head_\w+/fusion/|audio_)'
 )
@@ -295,7 +295,7 @@ def test_models_that_the_reference_has_not():
 def test_names_of_data_parallel_and_modules_that_never_run():
   tensors, fields = small()
   want = torch_import.import_vemd(tensors, fields)
-  del fields['classes']  # They follow from the file.
+  del fields['classes']  # They are determined by the file.
   more = {f'module.{name}': tensor for name, tensor in tensors.items()}
   for name in (
       'decoder_emotions.vgaf.pos_enc.pe',
@@ -337,7 +337,7 @@ def test_second_encoder_and_its_part_of_the_joined_latent():
       params['encoder_1']['stem']['kernel'],
       tensors['encoders.1.conv_in.weight'].transpose(2, 3, 1, 0),
   )
-  # Latents one after the other, theirs channels first and ours last.
+  # Concatenated latents: the authors' are channels first, ours channels last.
   z = golden_rule.random_input(0, (3, 16, 7, 7))
   want = tensors[name] @ z.ravel()
   ours = z.transpose(0, 2, 3, 1).ravel()
@@ -405,7 +405,7 @@ def clip_names(tensors):
         result[f'{prefix}self_attn.{part}_proj.{kind}'] = third
       continue
     if name in simple:
-      # The two tokens' leading axes of size 1 are not there.
+      # The two tokens have no leading axes of size 1.
       tensor = tensor[0, 0] if name == 'cls_token' else tensor
       tensor = tensor[0] if name == 'pos_embed' else tensor
       name = simple[name]
