@@ -31,7 +31,7 @@ class Checkpoints:
     """Opens or creates `workdir/checkpoints`.
 
     Args:
-      workdir: of the run.
+      workdir: workdir of the run.
       settings: `config.checkpoint`.
     """
     self.directory = epath.Path(workdir) / 'checkpoints'
@@ -272,7 +272,7 @@ def open_run(
   """Opens the checkpoints of a run.
 
   Args:
-    workdir: of the run.
+    workdir: workdir of the run.
     which: 'best' or 'latest'.
 
   Returns:

@@ -201,8 +201,7 @@ def _line_height(size: int) -> int:
 
 
 def _width(line: str, size: int) -> int:
-  # The end position that putText returns; cv2.getTextSize is a few pixels
-  # smaller.
+  # putText returns the end position; cv2.getTextSize is a few pixels smaller.
   nowhere = np.zeros((1, 1, 3), np.uint8)
   (x, _), _ = cv2.putText(nowhere, line, (0, 0), _INK, _font(), size, 400)
   return x + 1
@@ -479,8 +478,7 @@ def evaluation_pictures(
   Args:
     outputs: the model's `Outputs` for one batch of the split.
     batch: that batch, with its target heatmaps.
-    metrics: metrics of the whole split, with `confusion` [C, C] if there are
-      labels.
+    metrics: metrics of the split, with `confusion` [C, C] if it has labels.
     classes: C names.
     rows: maximum number of clips on the sheet.
 

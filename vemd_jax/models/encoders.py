@@ -47,7 +47,7 @@ class ResidualEncoder(nn.Module):
 
   @nn.compact
   def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
-    """[N, H, W, 3] normalised float -> [N, h, w, dim]."""
+    """[N, H, W, 3] normalized float -> [N, h, w, dim]."""
     x = nn.Conv(
         self.width, (7, 7), strides=self.stem_stride, padding=3,
         dtype=self.dtype, kernel_init=nn.initializers.he_normal(), name='stem',
@@ -102,7 +102,7 @@ class ResNet(nn.Module):
 
   @nn.compact
   def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
-    """[N, H, W, 3] normalised float -> [N, H / 32, W / 32, 32 width]."""
+    """[N, H, W, 3] normalized float -> [N, H / 32, W / 32, 32 width]."""
     x = nn.Conv(
         self.width, (7, 7), strides=2, padding=3, use_bias=False,
         dtype=self.dtype, kernel_init=nn.initializers.he_normal(), name='stem',
@@ -136,7 +136,7 @@ class ResNetEncoder(nn.Module):
 
   @nn.compact
   def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
-    """[N, H, W, 3] normalised float -> [N, h, w, dim]."""
+    """[N, H, W, 3] normalized float -> [N, h, w, dim]."""
     trunk = ResNet(self.depths, self.width, self.dtype, name='trunk')
     x = trunk(image, train=train)
     return nn.Conv(self.dim, (1, 1), dtype=self.dtype, name='projection')(x)
@@ -163,7 +163,7 @@ class ViTEncoder(nn.Module):
 
   @nn.compact
   def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
-    """[N, H, W, 3] normalised float -> [N, h, w, dim]."""
+    """[N, H, W, 3] normalized float -> [N, h, w, dim]."""
     del train  # The encoder has neither dropout nor batch norm.
     n, height, width, _ = image.shape
     h, w = height // self.trunk['patch'], width // self.trunk['patch']

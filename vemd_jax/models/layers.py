@@ -66,7 +66,7 @@ class BatchNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Normalises each channel.
+    """Normalizes each channel.
 
     Args:
       x: [..., C].

@@ -76,7 +76,7 @@ class VisionTransformer(nn.Module):
     """Encodes images.
 
     Args:
-      image: [N, H, W, 3] normalised float. H and W are at least one patch;
+      image: [N, H, W, 3] normalized float. H and W are at least one patch;
         pixels beyond the last whole patch are ignored.
 
     Returns:
