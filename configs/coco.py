@@ -1,7 +1,7 @@
-r"""COCO keypoints 2017 (+ WholeBody faces): structure only, no emotion label.
+r"""COCO keypoints 2017 (+ WholeBody faces): structure only, no emotion labels.
 
-Pretrains encoder and decoders; configs/gaf3.py starts from it with
---config.checkpoint.init_from. No published number; reports the heatmap error.
+Pretrains encoder and decoders; configs/gaf3_from_coco.py starts from these
+weights. There is no published result; the heatmap error is reported.
 
   python -m vemd_jax.data.prepare coco --source=DIR --out=COCO
   python -m vemd_jax.main --config=configs/coco.py --config.data.root=COCO \

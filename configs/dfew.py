@@ -1,8 +1,8 @@
 r"""DFEW: one face in a film clip, 7 classes, five folds.
 
-No number of VE-MD was found; HumanOmni has 82.46 WAR / 74.86 UAR, MAE-DFER
-74.43 / 63.41, each the mean of 5 folds. One fold, in both stages:
---config.data.fold=K; all of them and their mean: launch/dfew_folds.sh.
+No published result of VE-MD was found; HumanOmni reports 82.46 WAR / 74.86 UAR,
+MAE-DFER 74.43 / 63.41, each the mean of 5 folds. --config.data.fold=K selects a
+fold, in both stages; launch/dfew_folds.sh runs all folds and averages them.
 
   python -m vemd_jax.data.prepare dfew --source=DIR --out=DATA
   python -m vemd_jax.data.annotate --data=DATA
@@ -13,8 +13,8 @@ No number of VE-MD was found; HumanOmni has 82.46 WAR / 74.86 UAR, MAE-DFER
       --workdir=W
 
 Options: ve_sd, ve_md, ve_md_sr; heatmap, person_query; reference (the authors'
-settings to the letter); cached (reads the ViT's features where
-vemd_jax.cache_features, with these arguments, has stored them); tiny.
+exact settings); cached (reads the ViT features that vemd_jax.cache_features has
+stored with the same arguments); tiny.
 """
 
 from vemd_jax import config as config_lib

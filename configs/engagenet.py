@@ -1,7 +1,7 @@
 r"""EngageNet: engagement in clips of 10 seconds, 4 classes.
 
-No number of VE-MD was found; the best found are 0.747 accuracy on test, 0.713
-on validation; TCCT-Net 0.6891 on validation.
+No published result of VE-MD was found; the best ones found are an accuracy of
+0.747 on test and 0.713 on validation; TCCT-Net has 0.6891 on validation.
 
 The EU AI Act, Article 5(1)(f), prohibits inferring emotions in workplaces and
 educational institutions (medical and safety uses aside); see the README.
@@ -15,8 +15,8 @@ educational institutions (medical and safety uses aside); see the README.
       --workdir=W
 
 Options: ve_sd, ve_md, ve_md_sr; heatmap, person_query; reference (the authors'
-settings to the letter); cached (reads the ViT's features where
-vemd_jax.cache_features, with these arguments, has stored them); tiny.
+exact settings); cached (reads the ViT features that vemd_jax.cache_features has
+stored with the same arguments); tiny.
 """
 
 from vemd_jax import config as config_lib

@@ -1,10 +1,10 @@
-r"""Your own pictures: a folder with images and `labels.csv`.
+r"""Your own images: a folder with images and `labels.csv`.
 
   DIR/labels.csv         file,split,label       (splits train, val, test)
   DIR/annotations.jsonl  optional: bodies and faces, see vemd_jax.data.folder
 
-By default a size that trains on 2 CPU cores in about a quarter of an hour for
-2,000 images; `full` is the paper's size, for an accelerator.
+The default size trains on 2 CPU cores in about 15 minutes for 2,000 images;
+`full` is the paper's size, for an accelerator.
 
   python -m vemd_jax.main --config=configs/folder.py \
       --config.data.root=DIR --workdir=W

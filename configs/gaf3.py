@@ -1,4 +1,4 @@
-r"""GAF-3.0: the mood of a group in a photograph, 3 classes.
+r"""GAF-3.0: the emotion of a group in a photograph, 3 classes.
 
 Published: 90.06 % accuracy (arXiv 2604.02397, abstract; split not stated,
 presumably Validation). For one 80 GB GPU or a TPU v5e-8.
@@ -12,8 +12,8 @@ presumably Validation). For one 80 GB GPU or a TPU v5e-8.
       --workdir=W
 
 Options: ve_sd, ve_md, ve_md_sr; heatmap, person_query; reference (the authors'
-settings to the letter); cached (reads the ViT's features where
-vemd_jax.cache_features, with these arguments, has stored them); tiny.
+exact settings); cached (reads the ViT features that vemd_jax.cache_features has
+stored with the same arguments); tiny.
 """
 
 from vemd_jax import config as config_lib
@@ -21,6 +21,7 @@ from vemd_jax import config as config_lib
 
 def get_config(options: str = ''):
   config = config_lib.for_dataset('gaf3')
-  # For groups the structure is an input as it is (section 4 of the paper).
+  # For groups the paper feeds the unprojected structure to the emotion head
+  # (section 4).
   config.model.head.sr_input = 'raw'
   return config_lib.finish(config, options)

@@ -1,8 +1,8 @@
-r"""GAF-3.0 after COCO: structure first, then the mood of the group.
+r"""GAF-3.0 with encoder and decoders pretrained on COCO.
 
 Starts from the encoder and the decoders of configs/coco.py and from the ViT of
-stage 1; the heads are new. Published for GAF-3.0: 90.06 % accuracy (arXiv
-2604.02397, abstract; split not stated).
+stage 1; the emotion head is initialized randomly. Published for GAF-3.0:
+90.06 % accuracy (arXiv 2604.02397, abstract; split not stated).
 
   python -m vemd_jax.main --config=configs/coco.py --config.data.root=COCO \
       --workdir=PRETRAINED

@@ -1,15 +1,15 @@
-r"""The demo: drawn groups of people, made as they are read; no files needed.
+r"""The demo: synthetic drawings of groups, rendered on the fly without files.
 
-Negative, neutral or positive, told from the faces and from how people relate.
-Trains in about 6 minutes on 2 CPU cores: 0.87 of the val scenes right, chance
-is 0.33 (benchmarks/RESULTS.md).
+The class is negative, neutral or positive and depends on facial expressions and
+on interactions between people. Trains in about 6 minutes on 2 CPU cores to an
+accuracy of 0.87 on val; chance is 0.33 (benchmarks/RESULTS.md).
 
   python -m vemd_jax.main --config=configs/group_scenes.py --workdir=W
 
-Options: ve_sd, ve_md, ve_md_sr, person_query, tiny; `interaction` and
-`expression` leave only that cue; `full` is the paper's size. Relations are
-learned once the structure is known: start `interaction` from the demo's run,
-`--config.checkpoint.init_from="('W',)" --config.steps=4500`.
+Options: ve_sd, ve_md, ve_md_sr, person_query, tiny; with `interaction` or
+`expression` the class depends on that cue only; `full` is the paper's size.
+Interactions are learned only after the structure: start `interaction` from the
+demo's run with `--config.checkpoint.init_from="('W',)" --config.steps=4500`.
 """
 
 from vemd_jax import config as config_lib
@@ -23,11 +23,11 @@ def get_config(options: str = ''):
   given = options.split(',')
   if 'full' not in given:
     config_lib.laptop(config)
-    # Small groups from close by, so that 112 pixels show faces.
+    # Small groups at close range, so that faces are visible at 112 pixels.
     data.group_scenes.update(
         size=112, people=(2, 4), zoom=1.45, train_samples=6000
     )
-    # Coarse maps of fine limbs: at 28 x 28 a step would take twice as long.
+    # 14 x 14 heatmaps with thin limbs: at 28 x 28 a step takes twice as long.
     config.model.heatmap.widths = (32,)
     data.sigma = 0.6
     config.model.variant = 've_md'

@@ -1,7 +1,7 @@
 r"""MER2023-MULTI: one speaker in a clip, 6 classes.
 
-No number of VE-MD was found; on SEMI Emotion-LLaMA has a weighted F1 of 0.9036,
-the baseline 0.8675.
+No published result of VE-MD was found; on MER2023-SEMI, Emotion-LLaMA has a
+weighted F1 of 0.9036 and the baseline 0.8675.
 
   python -m vemd_jax.data.prepare mer2023 --source=DIR --out=DATA
   python -m vemd_jax.data.annotate --data=DATA
@@ -12,9 +12,9 @@ the baseline 0.8675.
       --workdir=W
 
 Options: ve_sd, ve_md, ve_md_sr; heatmap, person_query; reference (the authors'
-settings to the letter); cached (reads the ViT's features where
-vemd_jax.cache_features, with these arguments, has stored them); tiny.
-`audio` and `text` fuse sound and transcripts.
+exact settings); cached (reads the ViT features that vemd_jax.cache_features has
+stored with the same arguments); tiny.
+`audio` fuses the log-mel spectrogram, `text` embeddings of the transcripts.
 """
 
 from vemd_jax import config as config_lib

@@ -1,8 +1,8 @@
-r"""MER2023-SEMI: unlabelled clips train the structure, before MER2023-MULTI.
+r"""MER2023-SEMI: pretraining of the structure on unlabelled clips.
 
 Pretrains encoder and decoders on the clips of test3 that have no label;
-configs/mer2023.py starts from it. No published number; reports the heatmap
-error on a tenth of the clips, which is held out.
+configs/mer2023.py starts from these weights. There is no published result; the
+heatmap error on a held-out tenth of the clips is reported.
 
   python -m vemd_jax.data.prepare mer2023_semi --source=DIR --out=SEMI
   python -m vemd_jax.data.annotate --data=SEMI

@@ -1,8 +1,9 @@
-r"""GAF-3.0, VGAF and COCO in one run: a head each, one encoder, one latent.
+r"""GAF-3.0, VGAF and COCO in one run: shared encoder, one head per dataset.
 
-Every batch is of one dataset; an epoch ends when all are used up. COCO has no
-labels and trains the structure alone. Published: 90.06 % on GAF-3.0, 82.25 % on
-VGAF with audio (arXiv 2604.02397, abstract; splits not stated).
+Every batch comes from one dataset; an epoch ends when all are exhausted. COCO
+has no emotion labels and trains the structure only. Published: 90.06 % on
+GAF-3.0, 82.25 % on VGAF with audio (arXiv 2604.02397, abstract; splits not
+stated).
 
   python -m vemd_jax.main --config=configs/mixture.py \
       --config.mixture.gaf3.root=GAF3 --config.mixture.vgaf.root=VGAF \

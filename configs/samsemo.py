@@ -11,11 +11,11 @@ Published: 77.9 % accuracy with text (arXiv 2604.02397).
       --workdir=W
 
 Options: ve_sd, ve_md, ve_md_sr; heatmap, person_query; reference (the authors'
-settings to the letter); cached (reads the ViT's features where
-vemd_jax.cache_features, with these arguments, has stored them); tiny.
-`text` fuses embeddings of the transcripts, `audio` the spectrogram.
-`multi_label` also learns from samples with several labels and is judged by
-their F1 (prepare with --multi_label).
+exact settings); cached (reads the ViT features that vemd_jax.cache_features has
+stored with the same arguments); tiny.
+`text` fuses embeddings of the transcripts, `audio` the log-mel spectrogram.
+`multi_label` also trains on samples with several labels and selects the
+checkpoint by multi-label F1 (prepare with --multi_label).
 """
 
 from vemd_jax import config as config_lib
@@ -23,7 +23,7 @@ from vemd_jax import config as config_lib
 
 def get_config(options: str = ''):
   config = config_lib.for_dataset('samsemo')
-  # A projected structure acts as a bottleneck for single people.
+  # For single people the projection of the structure acts as a bottleneck.
   config.model.head.sr_input = 'projected'
   return config_lib.finish(config, options, {'multi_label': _multi_label})
 

@@ -1,8 +1,8 @@
 r"""Stage 1: fine-tunes CLIP ViT-L/14 on a dataset's labels (section 4).
 
-The ViT with attention pooling over frames and a linear classifier. Stage 2, the
-recipe of the dataset, takes the ViT from here and holds it frozen. The weights
-to start from are CLIP's (LAION-2B), brought over by
+The model is the ViT with attention pooling over frames and a linear classifier.
+Stage 2, the recipe of the dataset, uses the fine-tuned ViT as a frozen branch.
+Training starts from CLIP weights (LAION-2B), which are imported by
 
   python -m vemd_jax.models.torch_import CLIP.safetensors \
       --config=configs/stage1.py:gaf3 --out=CLIP
@@ -10,8 +10,8 @@ to start from are CLIP's (LAION-2B), brought over by
       --config.data.root=DATA --config.checkpoint.init_from="('CLIP',)" \
       --workdir=STAGE1
 
-The first option is the dataset (gaf3, vgaf, samsemo, dfew, mer2023, engagenet);
-tiny. There is no published number for this stage.
+Options: the dataset (gaf3, vgaf, samsemo, dfew, mer2023, engagenet); tiny.
+There is no published result for this stage.
 """
 
 from vemd_jax import config as config_lib

@@ -1,7 +1,7 @@
-r"""VGAF: the mood of a group in clips of 5 seconds, 3 classes.
+r"""VGAF: the emotion of a group in clips of 5 seconds, 3 classes.
 
 Published: 82.25 % accuracy with audio fusion (arXiv 2604.02397, abstract; split
-not stated). `audio` adds the sound: prepare with --audio.
+not stated).
 
   python -m vemd_jax.data.prepare vgaf --source=DIR --out=DATA
   python -m vemd_jax.data.annotate --data=DATA
@@ -12,9 +12,9 @@ not stated). `audio` adds the sound: prepare with --audio.
       --workdir=W
 
 Options: ve_sd, ve_md, ve_md_sr; heatmap, person_query; reference (the authors'
-settings to the letter); cached (reads the ViT's features where
-vemd_jax.cache_features, with these arguments, has stored them); tiny.
-`audio` fuses the log-mel spectrogram.
+exact settings); cached (reads the ViT features that vemd_jax.cache_features has
+stored with the same arguments); tiny.
+`audio` fuses the log-mel spectrogram (prepare with --audio).
 """
 
 from vemd_jax import config as config_lib

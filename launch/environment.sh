@@ -1,11 +1,11 @@
 # shellcheck shell=bash
-# Sourced by the scripts beside it; prepares the virtual environment.
+# Sourced by the other launch scripts; prepares the virtual environment.
 #
 #   source launch/environment.sh
 #   prepare_environment [EXTRA...]   extras of pyproject.toml, such as: test
 #   "$python" -m vemd_jax.main ...
 #
-# VEMD_VENV         where the environment lies (default: .venv beside launch/)
+# VEMD_VENV         path of the environment (default: .venv in the repository)
 # VEMD_ACCELERATOR  tpu, cuda12 or cuda13: installs that build of JAX
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -15,15 +15,16 @@ python=$venv/bin/python
 find_python() {
   local candidate
   for candidate in python3.12 python3.11 python3; do
-    # Runs it: a name may exist without an interpreter behind it.
+    # Runs the candidate, since the command may exist without a working
+    # interpreter.
     if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
         >/dev/null 2>&1; then
       echo "$candidate"
       return
     fi
   done
-  echo 'Python 3.11 or newer is needed: no python3.12, python3.11 or python3' \
-    'of that version was found' >&2
+  echo 'Python 3.11 or newer is required, but no python3.12, python3.11 or' \
+    'python3 of that version was found' >&2
   return 1
 }
 
@@ -31,15 +32,15 @@ prepare_environment() {
   if ! "$python" -m pip --version >/dev/null 2>&1; then
     local base
     base=$(find_python)
-    echo "Making the virtual environment $venv with $base"
+    echo "Creating the virtual environment $venv with $base"
     if ! "$base" -m venv --clear "$venv"; then
-      echo "$base could not make $venv; on Debian and Ubuntu: apt install" \
-        'python3-venv' >&2
+      echo "$base could not create $venv; on Debian and Ubuntu, run: apt" \
+        'install python3-venv' >&2
       return 1
     fi
   fi
 
-  # Installs only what differs from the last time.
+  # Installs only if the requirements have changed since the last time.
   local wanted stamp
   wanted=$(
     cat "$root/requirements.txt" &&

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Trains the demo recipe on the embedded dataset, on whatever is in this
-# machine; called again it goes on where it stopped.
+# Trains the demo recipe on the embedded dataset, on the devices of this
+# machine. The same command resumes an interrupted run.
 #
 #   bash launch/local.sh [WORKDIR [--config.KEY=VALUE...]]
 set -euo pipefail
 
-# A relative WORKDIR means the folder from where the script is called.
+# A relative WORKDIR is relative to the caller's working directory.
 workdir=${1:-}
 if [ -n "$workdir" ] && [ "${workdir#/}" = "$workdir" ]; then
   workdir=$PWD/$workdir

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Trains on GPU nodes of a Slurm cluster, one process a GPU:
+# Trains on GPU nodes of a Slurm cluster, with one process per GPU:
 #
 #   sbatch --nodes=2 launch/slurm.sh CONFIG WORKDIR [--config.KEY=VALUE...]
 #
-# The repository and WORKDIR lie on a file system that all nodes share. JAX
-# finds its processes through Slurm's own variables. A job that was stopped, by
-# Slurm or by a failure, goes on when it is submitted again.
+# The repository and WORKDIR must be on a file system that all nodes share. JAX
+# reads the process layout from Slurm's environment variables. Submitting an
+# interrupted or failed job again resumes it.
 #SBATCH --job-name=vemd_jax
 #SBATCH --nodes=1
 #SBATCH --gpus-per-node=4
@@ -13,21 +13,21 @@
 #SBATCH --cpus-per-task=8
 #SBATCH --time=24:00:00
 #SBATCH --output=%x-%j.log
-# Time to save a checkpoint before the job is ended.
+# Leaves time to save a checkpoint before the job is killed.
 #SBATCH --signal=TERM@120
 #SBATCH --requeue
 set -euo pipefail
 config=$1 workdir=$2
 shift 2
 
-# Slurm runs a copy of this script: the repository is where sbatch was called.
+# Slurm runs a copy of this script, so sbatch must be called in the repository.
 cd "$SLURM_SUBMIT_DIR"
 export VEMD_ACCELERATOR=${VEMD_ACCELERATOR:-cuda12}
 source launch/environment.sh
 prepare_environment
 
-# Each process sees all GPUs of its node and JAX gives it the one of its local
-# number, so nothing may hide the others (no --gpus-per-task, no --gpu-bind).
+# JAX selects the GPU by the local rank of the process, so each process must see
+# all GPUs of its node (no --gpus-per-task, no --gpu-bind).
 exec srun --kill-on-bad-exit=1 \
   --cpus-per-task="$SLURM_CPUS_PER_TASK" "$python" -m vemd_jax.main \
   --config="$config" --workdir="$workdir" "$@"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the tests in two processes; more arguments go to pytest.
+# Runs the tests in two processes; additional arguments are passed to pytest.
 #
 #   bash launch/test.sh [-k writer ...]
 set -euo pipefail

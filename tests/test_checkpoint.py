@@ -120,7 +120,7 @@ def test_check_fit_sees_names_shapes_and_types():
   with pytest.raises(ValueError) as error:
     checkpoint.check_fit(have, want, 'the file')
   text = str(error.value)
-  assert text.startswith('the file does not fit')
+  assert text.startswith('the file does not match')
   assert '1 missing (d)' in text
   assert '1 unexpected (c)' in text
   assert 'b is float32[2], the model has bfloat16[2]' in text
@@ -166,7 +166,7 @@ def test_weights_without_a_place_are_named(tmp_path):
   with pytest.raises(ValueError, match='2 problems') as error:
     weights.load_weights(create(), tmp_path / 'weights')
   assert 'encoder_0/kernel is [2, 2], the model has [16, 8]' in str(error.value)
-  assert 'encoder_7/kernel has no place' in str(error.value)
+  assert 'encoder_7/kernel does not exist' in str(error.value)
   with pytest.raises(FileNotFoundError, match='nowhere'):
     weights.load_weights(create(), tmp_path / 'nowhere')
 

@@ -205,7 +205,7 @@ def test_another_seed_cannot_go_on(straight):
 
 
 def test_a_checkpoint_of_another_width_is_named(straight):
-  with pytest.raises(ValueError, match='does not fit the model.*params/'):
+  with pytest.raises(ValueError, match='does not match the model.*params/'):
     train.train_and_evaluate(
         tiny(**{'model.latent.dim': 24, 'steps': 8}), straight
     )

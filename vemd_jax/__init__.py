@@ -1,9 +1,9 @@
 """VE-MD in JAX and Flax: group emotion recognition.
 
-`load` gives a trained run as a function; `build` gives model, variables, a
-batch and the loss of a config. Both import JAX only when they are called.
+`load` returns a trained model as a function; `build` returns the model, initial
+variables, a batch and the loss of a config. Both import JAX only when called.
 
-Letters used for dimensions everywhere:
+Dimension names used throughout the package:
 
   B batch          T frames           H W image height, width
   P people         K joints           h w heatmap or latent height, width
@@ -17,20 +17,21 @@ __version__ = '0.1.0'
 
 
 def load(workdir: Any, dataset: str = '') -> Any:
-  """A trained run as a function from images to the group's probabilities.
+  """Loads a trained model as a function from images to class probabilities.
 
   Args:
-    workdir: of the run; its best checkpoint is read.
-    dataset: which emotion head, for a model that has several.
+    workdir: workdir of the run; its best checkpoint is read.
+    dataset: dataset whose emotion head is used; required if the model has
+      several heads.
 
   Returns:
-    `vemd_jax.inference.Model`: `config`, `classes`, `prepare` (images of any
-    size to the model's), `probabilities` (jitted, pure: uint8 [B, T, S, S, 3]
-    to [B, C]) and `outputs` (with the decoded structure).
+    `vemd_jax.inference.Model`: `config`, `classes`, `prepare` (resizes images
+    to the model's input size), `probabilities` (jitted, pure:
+    uint8 [B, T, S, S, 3] to [B, C]) and `outputs` (with decoded structure).
 
   Raises:
     FileNotFoundError: if there is no run or no checkpoint.
-    ValueError: if the dataset does not say which head to use.
+    ValueError: if `dataset` does not identify a single emotion head.
   """
   from vemd_jax import inference
 
@@ -38,17 +39,17 @@ def load(workdir: Any, dataset: str = '') -> Any:
 
 
 def build(config: Any) -> Any:
-  """Model, initial variables, a batch and the loss of a config.
+  """Builds the model, initial variables, a batch and the loss of a config.
 
   Args:
-    config: of a recipe, such as `configs.group_scenes.get_config()`.
+    config: config of a recipe, such as `configs.group_scenes.get_config()`.
 
   Returns:
     `vemd_jax.run.Experiment`: `model`, `variables`, `batch`, `loss`.
 
   Raises:
-    ValueError: for a config or data that cannot be used.
-    FileNotFoundError: if the data are not there.
+    ValueError: if the config or the data are invalid.
+    FileNotFoundError: if the data are missing.
   """
   from vemd_jax import run
 

@@ -1,4 +1,4 @@
-"""`python -m vemd_jax` is the console program `vemd`."""
+"""`python -m vemd_jax` runs the command line program `vemd`."""
 
 import sys
 

@@ -1,12 +1,13 @@
-r"""Caches the frozen ViT's features beside the data of a recipe.
+r"""Caches the frozen ViT's features in the data folder of a recipe.
 
   python -m vemd_jax.cache_features --config=configs/gaf3.py \
       --config.data.root=DATA --config.checkpoint.init_from="('STAGE1',)"
 
-computes them for every image or frame of every split, as evaluation sees it,
-and stores `DATA/vit_cache/`. Run again it goes on where it stopped. The word
-`cached` (configs/gaf3.py:cached) makes a run read them instead of paying for
-the ViT at every epoch; its other arguments must be those given here.
+computes them for every image or frame of every split, with the preprocessing of
+evaluation, and writes them to `DATA/vit_cache/`. An interrupted run resumes
+where it stopped. The option `cached` (configs/gaf3.py:cached) makes training
+read them instead of running the ViT in every epoch; the other arguments of that
+run must be the ones given here.
 """
 
 import os
@@ -27,22 +28,23 @@ def main(argv: list[str]) -> None:
   try:
     run(_CONFIG.value, _OVERWRITE.value, _WORKERS.value)
   except KeyboardInterrupt:
-    sys.exit('interrupted; the same command goes on')
+    sys.exit('interrupted; run the same command again to resume')
   except (ValueError, OSError, RuntimeError) as error:
     sys.exit(f'error: {" ".join(str(error).split())}')
 
 
 def run(config, overwrite: bool = False, workers: int = 1) -> None:
-  """Fills the cache of each dataset of a config that has labels.
+  """Fills the feature cache of each labelled dataset of a config.
 
   Args:
     config: the whole config.
-    overwrite: starts anew where a cache has other settings.
-    workers: threads that decode.
+    overwrite: rebuilds a cache that was made with other settings.
+    workers: number of decoding threads.
 
   Raises:
-    ValueError: the model has no frozen ViT, or a cache has other settings.
-    FileNotFoundError: data or weights are not there.
+    ValueError: if the model has no frozen ViT, or a cache was made with other
+      settings.
+    FileNotFoundError: if data or weights are missing.
   """
   config_lib.check(config)
   if config.model.vit.name == 'none' or config.model.variant == 'vit':
@@ -53,7 +55,7 @@ def run(config, overwrite: bool = False, workers: int = 1) -> None:
     )
   params = frozen_vit.load(config)
   for name, data in config_lib.datasets(config).items():
-    # Without an emotion head nothing reads them.
+    # Only the emotion head reads the features.
     if data.labels:
       print(f'{name}: {data.root}')
       counts = frozen_vit.fill(config, data, params, overwrite, workers)
@@ -61,15 +63,15 @@ def run(config, overwrite: bool = False, workers: int = 1) -> None:
 
 
 if __name__ == '__main__':
-  # Here, since vemd_jax.main has a flag of the same name.
+  # Defined here and not on import: vemd_jax.main has a flag of the same name.
   _CONFIG = config_flags.DEFINE_config_file(
       'config', None, 'A recipe, such as configs/gaf3.py.', lock_config=True
   )
   _OVERWRITE = flags.DEFINE_bool(
-      'overwrite', False, 'Start anew where the cache has other settings.'
+      'overwrite', False, 'Rebuild a cache that was made with other settings.'
   )
   _WORKERS = flags.DEFINE_integer(
-      'workers', os.cpu_count(), 'Threads that decode.', lower_bound=1
+      'workers', os.cpu_count(), 'Number of decoding threads.', lower_bound=1
   )
   app.run(
       main,

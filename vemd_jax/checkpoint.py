@@ -1,7 +1,7 @@
-"""Checkpoints: state and position in the data, saved together at a step.
+"""Checkpoints: training state and position in the data, saved together.
 
-A step holds three items: `model` (parameters, statistics, average, step),
-`optimizer`, and `data` (the position in the data, as JSON).
+Each saved step holds three items: `model` (parameters, batch statistics, moving
+average, step), `optimizer`, and `data` (the position in the data, as JSON).
 """
 
 import json
@@ -21,17 +21,17 @@ _MODEL = ('step', 'params', 'frozen', 'batch_stats', 'ema')
 
 
 class Checkpoints:
-  """The checkpoints of one workdir; saves in the background.
+  """The checkpoints of one workdir; saving is asynchronous.
 
   Attributes:
-    directory: where the steps lie.
+    directory: folder of the checkpoints, one subfolder per step.
   """
 
   def __init__(self, workdir: epath.PathLike, settings: ConfigDict):
     """Opens or creates `workdir/checkpoints`.
 
     Args:
-      workdir: of the run.
+      workdir: workdir of the run.
       settings: `config.checkpoint`.
     """
     self.directory = epath.Path(workdir) / 'checkpoints'
@@ -54,7 +54,8 @@ class Checkpoints:
       )
     self._manager = ocp.CheckpointManager(
         self.directory,
-        # Named here, or a manager that has not saved yet cannot read metadata.
+        # Explicit, since a manager that has not saved anything yet cannot
+        # infer the handlers that it needs to read metadata.
         item_handlers={
             'model': ocp.StandardCheckpointHandler(),
             'optimizer': ocp.StandardCheckpointHandler(),
@@ -69,23 +70,26 @@ class Checkpoints:
     )
 
   def latest_step(self) -> int | None:
-    """The last step saved, None without any."""
+    """The last step saved; None if there is none."""
     return self._manager.latest_step()
 
   def best_step(self) -> int | None:
-    """The step with the best metric; the last one where none was measured."""
+    """The step with the best metric; the last step if none was evaluated."""
     best = self._manager.best_step()
     return self.latest_step() if best is None else best
 
   def save(
       self, state: TrainState, data: dict, metrics: dict | None = None
   ) -> None:
-    """Saves a step; returns before it is on disk.
+    """Saves a step asynchronously; does nothing if the step exists already.
 
     Args:
       state: the run's state.
       data: the position in the data.
-      metrics: of an evaluation of this very state, if there was one.
+      metrics: evaluation metrics of this state, if it was evaluated.
+
+    Raises:
+      ValueError: if the metrics do not contain `best_metric`.
     """
     step = int(state.step)
     if step in self._manager.all_steps():
@@ -112,17 +116,18 @@ class Checkpoints:
   def restore(
       self, target: TrainState, step: int | None = None
   ) -> tuple[TrainState, dict]:
-    """Reads a step onto the devices that the target names.
+    """Restores a step with the shardings of `target`.
 
     Args:
       target: tree of ShapeDtypeStructs with shardings.
-      step: default the last one.
+      step: step to restore; by default the last one.
 
     Returns:
       (state, position in the data).
 
     Raises:
-      ValueError: if the checkpoint does not fit the model; names what differs.
+      ValueError: if the checkpoint does not match the model; lists the
+        differences.
     """
     step = self.latest_step() if step is None else step
     stored = self._manager.item_metadata(step)
@@ -144,12 +149,12 @@ class Checkpoints:
     return state, restored['data']
 
   def restore_model(self, step: int, target: Any = None) -> dict[str, Any]:
-    """Reads parameters and statistics alone, without the optimiser.
+    """Restores the `model` item only, without the optimizer state.
 
     Args:
-      step: to read.
-      target: tree of ShapeDtypeStructs for the item; None reads whatever is
-        stored, onto the first device.
+      step: step to restore.
+      target: tree of ShapeDtypeStructs of the item; None restores all that is
+        stored onto the first device.
 
     Returns:
       Dict with step, params, frozen, batch_stats, ema.
@@ -167,15 +172,15 @@ class Checkpoints:
     return {key: model.get(key, {}) for key in _MODEL}
 
   def reached_preemption(self, step: int) -> bool:
-    """Whether the cluster is about to take the machines away."""
+    """Whether the cluster has announced a preemption of this job."""
     return self._manager.reached_preemption(step)
 
   def wait(self) -> None:
-    """Waits until all is on disk."""
+    """Blocks until all pending saves are on disk."""
     self._manager.wait_until_finished()
 
   def close(self) -> None:
-    """Waits until all is on disk."""
+    """Blocks until all pending saves are on disk, then closes the manager."""
     self._manager.wait_until_finished()
     self._manager.close()
 
@@ -187,14 +192,14 @@ def _model_item(state: TrainState) -> dict[str, Any]:
 
 
 def _on_host(tree: Any) -> Any:
-  """Copies arrays to the host in one call, where one process holds them all.
+  """Copies all arrays to the host in one call, in single-process runs.
 
-  Orbax copies array by array and, for replicated ones, slice by slice, which
-  for a small model takes several times as long as all else about a save.
+  Orbax copies each array separately and replicated arrays slice by slice, which
+  for a small model takes several times as long as the rest of a save.
   """
   if jax.process_count() > 1:
     return tree
-  # On the CPU device_get gives views of buffers that the next step donates.
+  # On the CPU device_get returns views of buffers that the next step donates.
   return jax.tree.map(np.array, jax.device_get(tree))
 
 
@@ -203,26 +208,27 @@ def _number(value: Any) -> bool:
 
 
 def plain_tree(stored: Any) -> Any:
-  """Orbax's metadata as a plain tree of array metadata."""
+  """Unwraps Orbax's metadata object to a plain tree of array metadata."""
   return getattr(stored, 'tree', stored)
 
 
 def check_fit(stored: Any, wanted: Any, where: str) -> None:
-  """Compares names, shapes and types of two trees.
+  """Checks that two trees have the same names, shapes and dtypes.
 
   Args:
     stored: tree of arrays or their metadata.
     wanted: tree of arrays or ShapeDtypeStructs.
-    where: what is stored, for the message.
+    where: description of the stored tree, for the error message.
 
   Raises:
-    ValueError: with the differences, the first few of each kind.
+    ValueError: if they differ; lists the first few differences of each kind.
   """
   have = traverse_util.flatten_dict(dict(plain_tree(stored)), sep='/')
   want = traverse_util.flatten_dict(wanted, sep='/')
   problems = []
 
-  # Moving averages only repeat what is wrong with the parameters.
+  # Differences in the moving averages repeat those of the parameters, so they
+  # are listed last.
   def order(key: str):
     return key.startswith('ema/'), not key.startswith('params/'), key
 
@@ -235,8 +241,8 @@ def check_fit(stored: Any, wanted: Any, where: str) -> None:
   other = []
   for key in sorted(have.keys() & want.keys(), key=order):
     a, b = have[key], want[key]
-    # Frozen matrices are kept in the dtype of the computation, which another
-    # machine may choose otherwise; they are cast as they are read.
+    # Frozen matrices are stored in the compute dtype, which may differ between
+    # machines (`auto`); they are cast when they are restored.
     same_type = np.dtype(a.dtype) == np.dtype(b.dtype) or key.startswith(
         'frozen/'
     )
@@ -246,15 +252,16 @@ def check_fit(stored: Any, wanted: Any, where: str) -> None:
           f'{np.dtype(b.dtype)}{list(b.shape)}'
       )
   if other:
-    problems.append(f'{len(other)} of another shape or type ({few(other)})')
+    problems.append(f'{len(other)} of another shape or dtype ({few(other)})')
   if problems:
     raise ValueError(
-        f'{where} does not fit the model of this config: '
+        f'{where} does not match the model of this config: '
         + '; '.join(problems)
     )
 
 
 def few(names: list[str], count: int = 3) -> str:
+  """The first names, comma-separated, and how many more there are."""
   more = f', and {len(names) - count} more' if len(names) > count else ''
   return ', '.join(names[:count]) + more
 
@@ -265,11 +272,11 @@ def open_run(
   """Opens the checkpoints of a run.
 
   Args:
-    workdir: of the run.
+    workdir: workdir of the run.
     which: 'best' or 'latest'.
 
   Returns:
-    (its checkpoints, the step).
+    (the run's checkpoints, the chosen step).
 
   Raises:
     FileNotFoundError: if there is no config or no checkpoint.

@@ -1,10 +1,10 @@
-"""The console program `vemd`: every program of this package under one name."""
+"""The command line program `vemd`, with every program as a subcommand."""
 
 import runpy
 import sys
 from collections.abc import Sequence
 
-# Command -> (module, what it does, an example).
+# Command -> (module, description, example).
 COMMANDS = {
     'train': (
         'vemd_jax.main',
@@ -13,17 +13,17 @@ COMMANDS = {
     ),
     'predict': (
         'vemd_jax.predict',
-        'tell the group emotion of photographs, folders or videos',
+        'predict the group emotion of photographs, folders or videos',
         'vemd predict --workdir=RUN PHOTO.jpg',
     ),
     'annotate': (
         'vemd_jax.data.annotate',
-        'find bodies and faces in your own pictures',
+        'detect bodies and faces in your own images',
         'vemd annotate --data=DIR --preview=PREVIEW',
     ),
     'prepare': (
         'vemd_jax.data.prepare',
-        'make a dataset, as its owners hand it out, ready for training',
+        'convert a dataset from its official layout for training',
         'vemd prepare gaf3 --source=GAF3.0_Original --out=DATA',
     ),
     'cache': (
@@ -33,7 +33,7 @@ COMMANDS = {
     ),
     'audio': (
         'vemd_jax.data.audio',
-        'cache the spectrograms of a dataset of clips',
+        'cache the spectrograms of a video dataset',
         'vemd audio --data=DIR',
     ),
     'text': (
@@ -43,7 +43,7 @@ COMMANDS = {
     ),
     'import': (
         'vemd_jax.models.torch_import',
-        'convert PyTorch weights into a folder that a run can start from',
+        'convert PyTorch weights to a folder for config.checkpoint.init_from',
         'vemd import CHECKPOINT --config=configs/reference.py:heatmap '
         '--out=WEIGHTS',
     ),
@@ -54,14 +54,14 @@ COMMANDS = {
     ),
     'scenes': (
         'vemd_jax.data.group_scenes',
-        'draw a sheet of samples of the embedded dataset',
+        'draw a contact sheet of samples of the embedded dataset',
         'vemd scenes --out=SHEET.jpg',
     ),
 }
 
 
 def usage() -> str:
-  """What `vemd` prints without a command."""
+  """The help text that `vemd` prints without a command."""
   width = max(map(len, COMMANDS))
   lines = [
       'usage: vemd COMMAND [ARGUMENTS]',
@@ -81,10 +81,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs a command.
 
   Args:
-    argv: command and its arguments; default those of the process.
+    argv: command and its arguments; by default those of the process.
 
   Returns:
-    0 after the help, 2 for an unknown command; a command exits by itself.
+    Exit status: 0 after the help or a command that returns, 2 for an unknown
+    command. Most commands exit the process themselves.
   """
   argv = list(sys.argv[1:] if argv is None else argv)
   if not argv or argv[0] in ('-h', '--help', 'help'):
@@ -99,8 +100,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     return 2
   module = COMMANDS[name][0]
-  # As `python -m MODULE ARGUMENTS` does it: recipes import one another from the
-  # folder where the command is given.
+  # As `python -m` does: puts the working directory on the path, since recipes
+  # import each other from it.
   sys.path.insert(0, '')
   sys.argv = [name, *arguments]
   runpy.run_module(module, run_name='__main__', alter_sys=True)

@@ -1,7 +1,6 @@
-"""The devices of a process: clusters, and how a CPU is split into devices.
+"""Device setup: multi-process initialization, and virtual devices on the CPU.
 
-Everything here has to be called before JAX looks at its devices for the first
-time.
+`set_up` must be called before JAX initializes its backends.
 """
 
 import math
@@ -19,12 +18,13 @@ _OWN_CGROUPS = pathlib.Path('/proc/self/cgroup')
 def set_up(
     batch_sizes: tuple[int, ...], fsdp: int, distributed: bool | None
 ) -> None:
-  """Joins the cluster, if there is one, and splits the CPU into devices.
+  """Initializes `jax.distributed` on a cluster and the number of CPU devices.
 
   Args:
-    batch_sizes: that the devices have to divide.
-    fsdp: of `config.mesh`; at least as many CPU devices are made.
-    distributed: starts `jax.distributed`; None wherever a cluster is found.
+    batch_sizes: batch sizes that must be divisible by the number of devices.
+    fsdp: `config.mesh.fsdp`; the minimum number of CPU devices.
+    distributed: whether to start `jax.distributed`; None starts it if a cluster
+      is detected.
   """
   if distributed or (distributed is None and on_cluster()):
     jax.distributed.initialize()
@@ -41,46 +41,45 @@ def set_up(
     count = cpu_devices(batch_sizes, fsdp)
     jax.config.update('jax_num_cpu_devices', count)
   if count > 1:
-    # A device's thread waits in a collective for the other devices' threads.
-    # XLA's pool has as many threads as there are cores: where another program
-    # holds one of them, the collective waits for a thread that never comes, and
-    # after 40 s the process is aborted. Threads beyond the cores prevent that,
-    # and cost nothing that could be measured.
+    # In a collective each device's thread waits for those of the other devices.
+    # XLA's pool has one thread per core: if one of them is busy with another
+    # program, the collective blocks, and XLA aborts the process after 40 s.
+    # A larger pool prevents this at no measurable cost.
     os.environ.setdefault('PJRT_NPROC', str(max(usable_cpus(), 4 * count)))
 
 
 def cpu_devices(batch_sizes: tuple[int, ...], fsdp: int = 1) -> int:
-  """Devices that a CPU is split into.
+  """Number of virtual devices to use on the CPU.
 
-  One program keeps several cores less busy than several devices do, with a part
-  of the batch each: on 2 cores two devices take 0.8 times as long for a step of
-  the demo.
+  Data parallelism over several devices uses multiple cores better than the
+  intra-op parallelism of one: on 2 cores a step of the demo with two devices
+  takes 0.8 times as long.
 
   Args:
-    batch_sizes: that the devices have to divide.
-    fsdp: of `config.mesh`; the number is a multiple of it.
+    batch_sizes: batch sizes that must be divisible by the number of devices.
+    fsdp: `config.mesh.fsdp`; the number of devices is a multiple of it.
 
   Returns:
-    As many as the process may use CPUs, at most 8, that divide the batches; at
-    least `fsdp`.
+    The largest valid number up to the usable CPUs and 8, at least `fsdp`.
   """
   batch = math.gcd(*batch_sizes)
   least = max(fsdp, 1)
   most = min(usable_cpus(), 8)
-  fits = [
+  valid = [
       n for n in range(least, most + 1) if batch % n == 0 and n % least == 0
   ]
-  return max(fits, default=least)
+  return max(valid, default=least)
 
 
 def usable_cpus() -> int:
-  """CPUs that this process may use: affinity and the quota of its container.
+  """Number of CPUs that this process may use, by affinity and cgroup quota.
 
   Returns:
-    1 or more; parts of a CPU are rounded down.
+    1 or more; fractions of a CPU are rounded down.
   """
   if hasattr(os, 'sched_getaffinity'):
-    count = len(os.sched_getaffinity(0))  # taskset, Slurm, cpusets.
+    # Respects taskset, Slurm and cpusets.
+    count = len(os.sched_getaffinity(0))
   else:
     count = os.cpu_count() or 1
   quotas = [q for q in map(_quota, _cgroup_folders()) if q]
@@ -88,7 +87,7 @@ def usable_cpus() -> int:
 
 
 def _cgroup_folders() -> list[pathlib.Path]:
-  """Folders that may hold a CPU quota of this process or of its parents."""
+  """Cgroup folders that may set a CPU quota for this process."""
   folders = [_CGROUPS, _CGROUPS / 'cpu']
   try:
     lines = _OWN_CGROUPS.read_text().splitlines()
@@ -106,7 +105,7 @@ def _cgroup_folders() -> list[pathlib.Path]:
 
 
 def _quota(folder: pathlib.Path) -> float | None:
-  """CPUs that a cgroup, version 2 or 1, allows; None without a limit."""
+  """CPU quota of a cgroup (v2 or v1), in CPUs; None without a limit."""
   try:
     if (folder / 'cpu.max').exists():
       quota, period = (folder / 'cpu.max').read_text().split()
@@ -123,7 +122,7 @@ def _quota(folder: pathlib.Path) -> float | None:
 
 
 def on_cluster() -> bool:
-  """Whether a launcher that JAX knows has started several processes."""
+  """Whether a launcher that JAX supports has started several processes."""
   several = (
       int(os.environ.get('SLURM_NTASKS', 1)) > 1
       or int(os.environ.get('OMPI_COMM_WORLD_SIZE', 1)) > 1

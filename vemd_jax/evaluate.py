@@ -1,4 +1,4 @@
-"""Evaluation of a split, and the report at the end of a run."""
+"""Evaluation of a split, and the final report of a run."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -25,15 +25,16 @@ def evaluate(
     dataset: str,
     step: int,
 ) -> tuple[Metrics, tuple[Any, Any]]:
-  """Sums the metrics of a split and keeps its first batch for pictures.
+  """Accumulates the metrics of a split and keeps its first batch for pictures.
 
   Args:
-    eval_step: jitted, of `step.make_eval_step`.
-    variables: what the model takes.
-    batches: this process's share of the split; equally many on each process.
-    mesh: where the batches go.
-    dataset: whose head to use.
-    step: steps trained, for the schedules of the loss terms.
+    eval_step: jitted function from `step.make_eval_step`.
+    variables: variables for `model.apply`.
+    batches: this process's share of the split, with the same number of batches
+      on each process.
+    mesh: device mesh that the batches are sharded over.
+    dataset: dataset whose emotion head is used.
+    step: number of training steps done, for the schedules of the loss terms.
 
   Returns:
     (metrics of the whole split, (outputs, batch) of the first batch).
@@ -54,12 +55,12 @@ def evaluate(
 def validate(
     run: Run, state: TrainState, writer: writer_lib.Writer
 ) -> dict[str, Any]:
-  """Evaluates the split that chooses the checkpoint.
+  """Evaluates the split that is used for checkpoint selection.
 
   Args:
-    run: of `run.set_up`.
-    state: whose averaged parameters are evaluated.
-    writer: gets scalars and pictures.
+    run: the run, from `run.set_up`.
+    state: training state; its moving average is evaluated if there is one.
+    writer: writer for scalars and pictures.
 
   Returns:
     Metrics by name.
@@ -73,17 +74,17 @@ def validate(
 def evaluate_split(
     run: Run, variables: Any, step: int, split: str, writer: writer_lib.Writer
 ) -> dict[str, Any]:
-  """Evaluates a split of all datasets, writes scalars and pictures.
+  """Evaluates a split of all datasets; writes scalars and pictures.
 
   Args:
-    run: of `run.set_up`.
-    variables: what the model takes.
-    step: steps trained.
+    run: the run, from `run.set_up`.
+    variables: variables for `model.apply`.
+    step: number of training steps done.
     split: 'val', 'test' or 'holdout'.
-    writer: gets scalars and pictures.
+    writer: writer for scalars and pictures.
 
   Returns:
-    Metrics by name; of several datasets also by dataset.
+    Metrics by name, see `join`.
   """
   config = run.config
   local = sharding.local_batch_size(
@@ -133,7 +134,7 @@ def evaluate_split(
 
 
 def join(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
-  """One dataset's metrics as they are; of several, also their means."""
+  """Joins metrics by dataset: those of a single one, or all and their means."""
   if len(results) == 1:
     return next(iter(results.values()))
   joined: dict[str, Any] = dict(results)
@@ -146,10 +147,10 @@ def join(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def report(run: Run) -> None:
-  """Evaluates the best checkpoint on all held-out splits, prints a table.
+  """Evaluates the best checkpoint on all held-out splits and prints a table.
 
   Args:
-    run: of `run.set_up`.
+    run: the run, from `run.set_up`.
 
   Raises:
     FileNotFoundError: if the run has no checkpoint.
@@ -178,15 +179,15 @@ def _report(
     if split == 'test' and not run.config.data.test_split:
       continue
     if run.last_evaluation and run.last_evaluation[:2] == (step, split):
-      # The last checkpoint is the best one: training has just evaluated it.
+      # The best checkpoint is the last one, which training has just evaluated.
       results[split] = run.last_evaluation[2]
     else:
       results[split] = evaluate_split(run, variables, step, split, writer)
     writer.message(f'\nResults on {split}, checkpoint of step {step}')
     if split == chosen_on:
       writer.message(
-          'The checkpoint was chosen on this split; set config.data.holdout to '
-          'choose it on a part of train.'
+          'The checkpoint was selected on this split; set config.data.holdout '
+          'to select it on a held-out part of train.'
       )
     for name in run.datasets:
       table = results[split] if len(run.datasets) == 1 else results[split][name]

@@ -1,9 +1,9 @@
-"""The mean of several runs' results, as DFEW reports its five folds.
+"""Averages the results of several runs, as DFEW's protocol does for five folds.
 
   python -m vemd_jax.folds WORKDIR/fold_*
 
-reads `results.json` of each run and writes the table and `folds.json` beside
-them.
+reads `results.json` of each run, prints a table and writes `folds.json` to the
+parent folder of the first run.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 
-# Keys of results -> as DFEW names them; these come first in the table.
+# Metric -> its name in DFEW's protocol; these come first in the table.
 _NAMES = {'accuracy': 'WAR', 'uar': 'UAR'}
 
 
@@ -24,21 +24,23 @@ def mean(
   """Averages the results of runs.
 
   Args:
-    workdirs: of the runs.
+    workdirs: workdirs of the runs.
 
   Returns:
-    Split -> metric -> `mean`, `std` (between the runs, n - 1) and `min`, `max`
-    of every number that all runs have.
+    Split -> metric -> `mean`, `std` (over the runs, with n - 1), `min` and
+    `max`, for the metrics that all runs have.
 
   Raises:
-    FileNotFoundError: a run has no results yet.
-    ValueError: they have no split in common.
+    FileNotFoundError: if a run has no results yet.
+    ValueError: if the runs have no split in common.
   """
   results = []
   for workdir in workdirs:
     path = epath.Path(workdir) / 'results.json'
     if not path.exists():
-      raise FileNotFoundError(f'{path} does not exist: that run is not done')
+      raise FileNotFoundError(
+          f'{path} does not exist: this run has not finished'
+      )
     results.append(json.loads(path.read_text()))
   table = {}
   for split in ('val', 'test'):
@@ -65,14 +67,14 @@ def _statistics(values: list[float]) -> dict[str, float]:
 
 
 def text(table: dict, count: int) -> str:
-  """The table for people.
+  """Formats the table as text.
 
   Args:
-    table: of `mean`.
+    table: averages, from `mean`.
     count: number of runs.
 
   Returns:
-    A line a metric.
+    One line per metric.
   """
   lines = []
   for split, metrics in table.items():
@@ -85,12 +87,12 @@ def text(table: dict, count: int) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Command line; returns the exit status."""
+  """Runs the command line program; returns the exit status."""
   parser = argparse.ArgumentParser(
       prog='python -m vemd_jax.folds',
       description='Averages the results of several runs.',
   )
-  parser.add_argument('workdirs', nargs='+', help='one of each fold')
+  parser.add_argument('workdirs', nargs='+', help='workdirs, one per fold')
   workdirs = parser.parse_args(argv).workdirs
   try:
     table = mean(workdirs)

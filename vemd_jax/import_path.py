@@ -1,8 +1,8 @@
-"""Functions and classes named in a config: built in, or by import path.
+"""Lookup of functions and classes that a config names.
 
-Everything that a recipe can name (encoder, decoder, emotion head, loss, metric,
-optimizer, dataset) is looked up here, so that a part of one's own is named as
-`package.module:name` everywhere.
+Every component that a recipe can name (encoder, decoder, emotion head, loss,
+metric, optimizer, dataset) is either built in or given as an import path,
+`package.module:name`; this module resolves both.
 """
 
 import difflib
@@ -12,18 +12,18 @@ from typing import Any
 
 
 def find(name: str, known: Mapping[str, Any], key: str) -> Any:
-  """The built-in entry of that name, or what an import path names.
+  """Finds a built-in entry by name, or imports an object by its path.
 
   Args:
     name: key of `known`, or `package.module:name`.
-    known: what is built in.
-    key: the config key, for the message.
+    known: built-in entries.
+    key: config key, for the error message.
 
   Returns:
     The entry, or the imported function or class.
 
   Raises:
-    ValueError: if there is none; names the key and what was expected.
+    ValueError: if there is no such entry; names the key and valid values.
   """
   if is_path(name):
     return load(name, key)
@@ -38,22 +38,22 @@ def find(name: str, known: Mapping[str, Any], key: str) -> Any:
 
 
 def is_path(name: str) -> bool:
-  """Whether a config names something outside this package."""
+  """Whether a name is an import path and not a built-in name."""
   return ':' in str(name)
 
 
 def load(path: str, key: str) -> Any:
-  """Imports what a path names.
+  """Imports the function or class at an import path.
 
   Args:
     path: `package.module:name`.
-    key: the config key, for the message.
+    key: config key, for the error message.
 
   Returns:
     The function or class.
 
   Raises:
-    ValueError: if it cannot be imported, or cannot be called.
+    ValueError: if the import fails or the object is not callable.
   """
   module, _, name = path.partition(':')
   try:
@@ -61,5 +61,5 @@ def load(path: str, key: str) -> Any:
   except (ImportError, AttributeError, ValueError) as error:
     raise ValueError(f'{key} is {path!r}: {error}') from error
   if not callable(found):
-    raise ValueError(f'{key} is {path!r}, neither a function nor a class')
+    raise ValueError(f'{key} is {path!r}, expected a function or a class')
   return found

@@ -1,10 +1,10 @@
-r"""Trains a recipe and evaluates it.
+r"""Trains and evaluates a recipe.
 
   python -m vemd_jax.main --config=configs/group_scenes.py --workdir=RUN
 
-Called again with the same arguments it resumes a run that was stopped. A
-recipe's options follow a colon (configs/folder.py:tiny,ve_md), and every value
-of the config can be set: --config.optim.learning_rate=3e-4.
+The same command resumes an interrupted run. A recipe's options follow a colon
+(configs/folder.py:tiny,ve_md), and every value of the config can be overridden:
+--config.optim.learning_rate=3e-4.
 """
 
 import logging as logging_lib
@@ -28,12 +28,12 @@ _WORKDIR = flags.DEFINE_string(
     'Folder for checkpoints, metrics and pictures; also a gs:// path.',
 )
 _MODE = flags.DEFINE_enum(
-    'mode', None, config_lib.MODES, 'What to do, instead of config.mode.'
+    'mode', None, config_lib.MODES, 'Overrides config.mode.'
 )
 _DISTRIBUTED = flags.DEFINE_bool(
     'distributed',
     None,
-    'Start jax.distributed; by default wherever a cluster is found.',
+    'Start jax.distributed; by default if a cluster is detected.',
 )
 
 
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> None:
 
 
 def _ours(record) -> bool:
-  """Keeps other libraries' messages out, unless something went wrong."""
+  """Drops log records of other libraries below the level ERROR."""
   return 'vemd_jax' in record.pathname or record.levelno >= logging_lib.ERROR
 
 

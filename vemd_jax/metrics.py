@@ -1,9 +1,9 @@
-"""Metrics of a whole split as sums, whatever the batches and processes.
+"""Metrics of a split, accumulated as sums over batches and processes.
 
-`Metrics.from_outputs` runs inside the jitted step on global arrays and holds
-sums alone; `merge` adds batches up, `compute` divides at the end, on the host.
-(An MMD term compares the samples of a batch with one another and is the one
-number that does depend on the batch size.)
+`Metrics.from_outputs` runs inside the jitted step on global arrays and returns
+sums; `merge` adds up batches, and `compute` divides once at the end, on the
+host, so results do not depend on the batch size. (The exception is an MMD term,
+which compares the samples of a batch with each other.)
 """
 
 import operator
@@ -18,11 +18,12 @@ from vemd_jax import losses, skeletons
 from vemd_jax.losses import matching
 from vemd_jax.models.outputs import Outputs, Structure
 
-# A joint is right within this share of the longer side of its person's box.
+# PCK threshold, relative to the longer side of the person's bounding box.
 PCK_SHARE = 0.1
 
-# Presence logits are counted in bins of this range: average precision needs
-# their order only, and bins add up over batches and processes.
+# Average precision depends only on the order of the presence logits, so they
+# are binned over [-_RANGE, _RANGE]: histograms can be summed over batches and
+# processes.
 _BINS, _RANGE = 2048, 16.0
 
 # Names of official metrics -> keys of `Metrics.compute`.
@@ -39,10 +40,10 @@ NAMES = {
 
 
 def metric(name: str) -> str:
-  """Key of a metric in what `Metrics.compute` returns.
+  """The key under which `Metrics.compute` returns an official metric.
 
   Args:
-    name: as the dataset papers call it, e.g. `war` (= accuracy), `uar`.
+    name: name in the dataset papers, e.g. `war` (= accuracy), `uar`.
 
   Returns:
     The key.
@@ -60,12 +61,12 @@ class Queries:
   """Sums over the matched people of one part.
 
   Attributes:
-    people: number of people to be found.
-    joints: number of their joints, of those who got a query.
-    error: sum of the joints' distances in pixels.
-    right: joints within `PCK_SHARE` of the person's size.
+    people: number of annotated people.
+    joints: number of visible joints of the matched people.
+    error: sum over those joints of the distance in pixels.
+    right: number of joints within `PCK_SHARE` of the person's size.
     found: [bins] matched queries by presence logit; None without presence.
-    empty: [bins] the other queries.
+    empty: [bins] unmatched queries by presence logit.
   """
 
   people: jax.Array
@@ -108,15 +109,15 @@ class Metrics:
     """Sums of one batch.
 
     Args:
-      outputs: of the model.
-      batch: what the model and the losses saw.
-      sums: of `losses.total`.
-      threshold: class probability from which an example counts as having that
-        label, below the share of one of three; used where the batch holds
+      outputs: outputs of the model.
+      batch: batch with targets, as the losses received it.
+      sums: sums of the loss terms, from `losses.total`.
+      threshold: class probability at which a label counts as predicted; below
+        1/3, so that three labels can be predicted. Used if the batch has
         `label_multi_hot` [B, C].
 
     Returns:
-      Its metrics.
+      The batch's metrics.
     """
     heatmaps, queries = {}, {}
     for part in ('body', 'face'):
@@ -140,7 +141,7 @@ class Metrics:
       logits = outputs.logits.astype(jnp.float32)
       confusion = _confusion(batch['label'], logits.argmax(-1), counts, logits)
       if 'label_multi_hot' in batch:
-        # A sample with several labels has no single one.
+        # Samples with several labels are masked out of the single-label sums.
         several = batch['label_multi_hot'].any(-1)
         multi_label = _multi_label(
             logits,
@@ -161,20 +162,20 @@ class Metrics:
     )
 
   def merge(self, other: 'Metrics') -> 'Metrics':
-    """Sums of both."""
+    """Adds the sums of two sets of batches."""
     return jax.tree.map(operator.add, self, other)
 
   def reduce(self) -> 'Metrics':
-    """Adds up a leading axis, e.g. of `jax.lax.scan`."""
+    """Sums over a leading axis, e.g. of `jax.lax.scan`."""
     return jax.tree.map(lambda x: x.sum(0), self)
 
   def compute(self, classes: Sequence[str] = ()) -> dict[str, float | list]:
-    """The metrics, on the host.
+    """Computes the metrics from the sums, on the host.
 
-    What was not seen (no labels, no annotated frame) has no entry.
+    Metrics without data (no labels, no annotated frames) have no entry.
 
     Args:
-      classes: names for the recall of each class; empty for their numbers.
+      classes: class names for the recalls; empty for class indices.
 
     Returns:
       `loss`, each term by name, `examples`; with labels `accuracy`, `macro_f1`,
@@ -255,7 +256,8 @@ def _queries(structure: Structure, batch, part, frames) -> Queries:
   found = matching.joints(matching.take(limbs, match), topology, count)
   found = found * jnp.broadcast_to(size, found.shape)
   true = keypoints[..., :2].astype(jnp.float32)
-  # A joint exists where its limb ends do; a landmark off all limbs, never.
+  # A joint exists where a limb end does; landmarks that belong to no limb are
+  # not evaluated.
   exists = matching.joints(target.exists.astype(jnp.float32), topology, count)
   present = (exists[..., 0] > 0) & match.matched[..., None]
   distance = jnp.sqrt(jnp.sum((found - true) ** 2, -1))
@@ -288,7 +290,7 @@ def _histogram(scores, counts):
 
 
 def _ratio(numerator, denominator):
-  """Elementwise quotient, 0 where the denominator is."""
+  """Elementwise quotient, 0 where the denominator is 0."""
   numerator = np.asarray(numerator, np.float64)
   return np.divide(
       numerator,
@@ -313,7 +315,7 @@ def classification(
     as label (balanced accuracy); `recall_<class>` of those; `confusion`.
 
   Raises:
-    ValueError: if the number of names does not fit.
+    ValueError: if the number of names is not C.
   """
   confusion = np.asarray(confusion, np.float64)
   names = list(classes) or [str(i) for i in range(len(confusion))]
@@ -353,15 +355,15 @@ def multilabel_f1(counts: np.ndarray) -> float:
 def average_precision(
     found: np.ndarray, empty: np.ndarray, people: float
 ) -> float:
-  """Area under precision over recall, from counts by rising score.
+  """Area under the precision-recall curve, from histograms over the score.
 
   Args:
-    found: [bins] queries that stand for somebody.
-    empty: [bins] queries that do not.
-    people: number of people; those that no query stands for are misses.
+    found: [bins] number of matched queries, by ascending score.
+    empty: [bins] number of unmatched queries.
+    people: number of people; people without a matched query count as misses.
 
   Returns:
-    0..1: sum over bins of the rise in recall x precision.
+    0..1: sum over bins of the increase in recall times the precision.
   """
   found = np.asarray(found, np.float64)[::-1]
   hits, all_ = found.cumsum(), (found + np.asarray(empty)[::-1]).cumsum()

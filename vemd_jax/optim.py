@@ -1,4 +1,4 @@
-"""The optimizer of a config, as an optax chain."""
+"""Builds the optimizer of a config as an optax chain."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from vemd_jax import import_path
 
 
 def make_schedule(optim: ConfigDict, steps: int) -> optax.Schedule:
-  """The learning rate over the steps.
+  """Learning rate schedule: linear warm-up, then `optim.schedule`.
 
   Args:
     optim: `config.optim`.
@@ -43,8 +43,8 @@ def adam(
     schedule: step -> learning rate.
 
   Returns:
-    Transformations to be chained. (A chain of its own would nest the optimizer
-    state, and checkpoints of earlier versions could not be resumed.)
+    Transformations to be chained. (Returning a chain would nest the optimizer
+    state, and checkpoints of earlier versions could not be restored.)
   """
   return (
       optax.scale_by_adam(b1=optim.b1, b2=optim.b2),
@@ -55,7 +55,7 @@ def adam(
 def adamw(
     optim: ConfigDict, schedule: optax.Schedule
 ) -> tuple[optax.GradientTransformation, ...]:
-  """AdamW; the decay acts on kernels and embeddings, not on norms and biases.
+  """AdamW with weight decay on kernels and embeddings, not norms and biases.
 
   Args:
     optim: `config.optim`.
@@ -80,7 +80,7 @@ OPTIMIZERS: dict[str, Callable] = {'adam': adam, 'adamw': adamw}
 def make_optimizer(
     optim: ConfigDict, steps: int
 ) -> optax.GradientTransformation:
-  """Clipping by the global norm, then the optimizer with its schedule.
+  """Gradient clipping by global norm, then the optimizer with its schedule.
 
   Args:
     optim: `config.optim`; `name` is a key of `OPTIMIZERS`, or the import path
@@ -89,10 +89,10 @@ def make_optimizer(
     steps: of the whole run.
 
   Returns:
-    The transformation.
+    The gradient transformation.
 
   Raises:
-    ValueError: if there is no such optimizer, or its kwargs do not fit.
+    ValueError: if there is no such optimizer, or it rejects the kwargs.
   """
   schedule = make_schedule(optim, steps)
   make = import_path.find(optim.name, OPTIMIZERS, 'config.optim.name')

@@ -1,7 +1,7 @@
 """Predicts the emotion of groups: `python -m vemd_jax.predict --workdir=W …`.
 
-Takes photographs, folders of photographs, and videos. What comes out is about
-the group in a picture, never about one person in it.
+Accepts photographs, folders of photographs, and videos. Predictions describe
+the group in an image, never an individual person.
 """
 
 import argparse
@@ -30,15 +30,17 @@ from vemd_jax.inference.clips import (
 def result(
     path: str, classes: Sequence[str], predictions: Sequence[Prediction]
 ) -> dict[str, Any]:
-  """What is told about one file: its group, and for a video its timeline.
+  """The result for one file, with a timeline if it is a video.
 
   Args:
-    path: of the file.
+    path: path of the file.
     classes: names of the C classes.
-    predictions: one of a photograph, those of a video's clips in order.
+    predictions: the prediction of a photograph, or those of a video's clips in
+      order.
 
   Returns:
-    The object of a JSON line. A video's probabilities are the mean over time.
+    The object of a JSON line. A video's probabilities are the mean over its
+    clips.
   """
   mean = np.mean([p.probabilities for p in predictions], axis=0)
   answer = {'file': path, **_answer(classes, mean)}
@@ -65,7 +67,7 @@ def _answer(
 
 
 class Table:
-  """Prints results as a table, row by row."""
+  """Prints results as a table, one row at a time."""
 
   def __init__(self, files: Sequence[str], classes: Sequence[str]):
     self._name = max(10, *map(len, files))
@@ -91,7 +93,7 @@ def _cells(answer: dict[str, Any]) -> list[str]:
 
 
 class Overlays:
-  """Writes pictures with the decoded structure laid over them."""
+  """Writes images with the decoded structure drawn over them."""
 
   def __init__(self, folder: str):
     self._folder = folder
@@ -107,7 +109,7 @@ class Overlays:
     if prediction.clip.seconds is not None:
       stem += f'_{prediction.clip.seconds:08.2f}s'
     name, number = stem, 1
-    while name in self._used:  # Of the same name in another folder.
+    while name in self._used:  # Files in different folders may share a name.
       number += 1
       name = f'{stem}_{number}'
     self._used.add(name)
@@ -128,17 +130,17 @@ def predict_files(
     complain: Callable[[str, str], None],
     overlay: Callable[[str, Prediction], None] | None = None,
 ) -> None:
-  """Predicts file after file; goes on after one that cannot be read.
+  """Predicts files in order; unreadable files are reported and skipped.
 
   Args:
-    model: what judges.
+    model: the model.
     files: photographs and videos.
-    batch_size: clips at a time.
-    window: seconds of a clip of a video.
-    stride: seconds between clips.
-    tell: gets the result of each file, in order.
-    complain: gets the files that cannot be read, and why.
-    overlay: gets each prediction, if there is use for pictures.
+    batch_size: number of clips per batch.
+    window: duration of a video clip in seconds.
+    stride: seconds between the starts of clips.
+    tell: called with the result of each file, in order.
+    complain: called with the path of an unreadable file and the reason.
+    overlay: called with the path and each prediction, to write images.
   """
   photos = []
 
@@ -156,7 +158,7 @@ def predict_files(
     for prediction in predict_clips(model, clips, batch_size):
       if overlay:
         overlay(path, prediction)
-      # The images of a long video would not fit into memory.
+      # Drops the images: those of a long video would not fit into memory.
       clip = prediction.clip._replace(images=[])
       predictions.append(prediction._replace(clip=clip, structure={}))
     return predictions
@@ -177,40 +179,44 @@ def predict_files(
 
 
 def main(argv: Sequence[str] | None = None, load=inference.load) -> int:
-  """The command; see `--help`.
+  """Runs the command line program; see `--help`.
 
   Args:
-    argv: arguments, default those of the process.
+    argv: arguments; by default those of the process.
     load: `(workdir, dataset) -> Model`.
 
   Returns:
-    0; 1 if a file could not be read, 2 if nothing could be done.
+    Exit status: 0; 1 if a file could not be read; 2 if the arguments are
+    invalid or the model cannot be loaded.
   """
   parser = argparse.ArgumentParser(
       prog='python -m vemd_jax.predict',
-      description='Predicts the emotion of the group in a picture.',
+      description='Predicts the emotion of the group in an image or video.',
   )
   parser.add_argument(
-      'paths', nargs='+', metavar='PHOTO|FOLDER|VIDEO', help='what to look at'
-  )
-  parser.add_argument('--workdir', required=True, help='of a trained model')
-  parser.add_argument(
-      '--dataset', default='', help='emotion head, where there are several'
+      'paths', nargs='+', metavar='PHOTO|FOLDER|VIDEO', help='inputs'
   )
   parser.add_argument(
-      '--json', action='store_true', help='one JSON object a line'
+      '--workdir', required=True, help='workdir of a trained run'
   )
   parser.add_argument(
-      '--overlay', metavar='DIR', help='writes pictures with the structure'
+      '--dataset', default='', help='emotion head, if the model has several'
   )
+  parser.add_argument(
+      '--json', action='store_true', help='print one JSON object per line'
+  )
+  parser.add_argument(
+      '--overlay', metavar='DIR',
+      help='write images with the decoded structure to this folder',
+  )  # fmt: skip
   parser.add_argument('--batch_size', type=_positive(int), default=8)
   parser.add_argument(
       '--window', type=_positive(float), default=5.0,
-      help='seconds of a video that are judged together (default 5)',
+      help='duration of a video clip in seconds (default 5)',
   )  # fmt: skip
   parser.add_argument(
       '--stride', type=_positive(float), default=1.0,
-      help='seconds between points of the timeline (default 1)',
+      help='seconds between entries of the timeline (default 1)',
   )  # fmt: skip
   args = parser.parse_args(argv)
   logging.set_verbosity(logging.ERROR)
@@ -259,7 +265,7 @@ def _positive(kind: type) -> Callable[[str], Any]:
       raise argparse.ArgumentTypeError(f'{text} is not above 0')
     return value
 
-  parse.__name__ = kind.__name__  # argparse names it in its messages.
+  parse.__name__ = kind.__name__  # argparse uses it in error messages.
   return parse
 
 
@@ -270,5 +276,5 @@ def _one_line(error: Any) -> str:
 if __name__ == '__main__':
   try:
     sys.exit(main())
-  except BrokenPipeError:  # The reader, perhaps `head`, has enough.
+  except BrokenPipeError:  # The reader, such as `head`, closed the pipe.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,22 +1,22 @@
-"""Random keys by name and step; none is ever stored."""
+"""Random keys derived from seed, name and step, so none need to be stored."""
 
 import zlib
 
 import jax
 
-# The streams a training step uses.
+# Random streams of a training step.
 STREAMS = ('latent', 'dropout', 'modality', 'loss')
 
 
 def named(seed: int, name: str) -> jax.Array:
-  """The key of a name: root(seed), then folded with the name.
+  """The root key of the seed, folded with a hash of the name.
 
   Args:
-    seed: of the run.
-    name: any text.
+    seed: seed of the run.
+    name: any string.
 
   Returns:
-    A typed key, the same on every machine.
+    A typed key, identical on every machine.
   """
   return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
 
@@ -25,7 +25,7 @@ def at_step(seed: int, step: jax.Array) -> dict[str, jax.Array]:
   """The keys of one training step.
 
   Args:
-    seed: of the run.
+    seed: seed of the run.
     step: scalar integer, may be traced.
 
   Returns:

@@ -1,4 +1,4 @@
-"""What a run is made of: data, model, steps and where their arrays lie."""
+"""Builds the parts of a run: data, model, jitted steps, state shardings."""
 
 import dataclasses
 import functools
@@ -28,21 +28,21 @@ from vemd_jax.state import TrainState
 
 @dataclasses.dataclass
 class Run:
-  """What `set_up` has made of the config.
+  """The parts of a run, built by `set_up`.
 
   Attributes:
     config: the whole config.
-    workdir: where the run keeps what it makes.
-    mesh: devices, see `sharding.make_mesh`.
-    datasets: settings by dataset name.
-    classes: names of the classes by dataset name.
+    workdir: output folder of the run.
+    mesh: device mesh, see `sharding.make_mesh`.
+    datasets: data settings by dataset name.
+    classes: class names by dataset name.
     model: VEMD.
-    steps: of the whole run.
-    train_step: jitted, of `step.make_train_step`.
-    eval_step: jitted, of `step.make_eval_step`.
-    create: makes a fresh state on its devices.
-    target: shapes, types and shardings of the state.
-    checkpoints: of the workdir.
+    steps: number of training steps of the whole run.
+    train_step: jitted function from `step.make_train_step`.
+    eval_step: jitted function from `step.make_eval_step`.
+    create: creates an initial state, sharded over the mesh.
+    target: shapes, dtypes and shardings of the state.
+    checkpoints: checkpoints of the workdir.
     last_evaluation: (step, split, metrics) of the last split evaluated.
   """
 
@@ -62,17 +62,17 @@ class Run:
 
   @property
   def selection_split(self) -> str:
-    """The split that chooses the checkpoint."""
+    """The split that is used for checkpoint selection."""
     return 'holdout' if self.config.data.holdout else 'val'
 
   def check_cached_features(self, state: TrainState) -> None:
-    """Makes sure that cached ViT features are those of the state's ViT.
+    """Checks that cached ViT features were computed with the state's ViT.
 
     Args:
-      state: of this run.
+      state: state of this run.
 
     Raises:
-      ValueError: names what differs.
+      ValueError: if they were not; names the setting that differs.
     """
     cached = [data for data in self.datasets.values() if data.vit_dim]
     if not cached:
@@ -84,14 +84,14 @@ class Run:
 
 
 class Experiment(NamedTuple):
-  """What a researcher starts from; pure functions and arrays.
+  """Model, data and loss as pure functions and arrays, for experiments.
 
   Attributes:
-    model: VEMD; `model.init` and `model.apply` are Linen's.
-    variables: freshly initialized, as `model.apply` takes them.
-    batch: the first training batch, with labels and key points.
-    loss: `(variables, batch, rng) -> scalar`, the weighted sum of the terms of
-      the config at step 0 of a training step; differentiable in `variables`.
+    model: VEMD, a Linen module.
+    variables: initial variables for `model.apply`.
+    batch: the first training batch, with labels and keypoints.
+    loss: `(variables, batch, rng) -> scalar`, the weighted sum of the config's
+      loss terms in training mode at step 0; differentiable in `variables`.
   """
 
   model: nn.Module
@@ -101,18 +101,18 @@ class Experiment(NamedTuple):
 
 
 def build(config: ConfigDict) -> Experiment:
-  """Model, initial variables, a batch and the loss of a config.
+  """Builds the model, initial variables, a batch and the loss of a config.
 
   Args:
-    config: of a recipe.
+    config: config of a recipe.
 
   Returns:
-    The parts; of several datasets, batch and loss are those of the first one
-    that is drawn.
+    The parts. In a mixture, batch and loss belong to the dataset that is
+    sampled first.
 
   Raises:
-    ValueError: for a config or data that cannot be used.
-    FileNotFoundError: if the data are not there.
+    ValueError: if the config or the data are invalid.
+    FileNotFoundError: if the data are missing.
   """
   config_lib.check(config)
   config = config.copy_and_resolve_references()
@@ -160,14 +160,14 @@ def set_up(config: ConfigDict, workdir: epath.Path) -> Run:
 
   Args:
     config: the whole config.
-    workdir: of the run.
+    workdir: output folder of the run.
 
   Returns:
-    The run, nothing of it trained yet.
+    The run; its state is neither created nor restored yet.
 
   Raises:
-    ValueError: for a config or data that cannot be used.
-    FileNotFoundError: if the data are not there.
+    ValueError: if the config or the data are invalid.
+    FileNotFoundError: if the data are missing.
   """
   config_lib.check(config)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
@@ -197,7 +197,7 @@ def set_up(config: ConfigDict, workdir: epath.Path) -> Run:
       groups=tuple(datasets) if config.optim.per_dataset else ('all',),
       frozen_dtype=layers.compute_dtype(config.model.dtype),
   )
-  # Any dataset's batch will do: the model makes the heads of all of them.
+  # A batch of any dataset works: initialization creates the heads of all.
   example = step_lib.example_batch(next(iter(datasets.values())))
   shapes = jax.eval_shape(make_state, example)
   shardings = sharding.state_shardings(
@@ -237,7 +237,7 @@ def set_up(config: ConfigDict, workdir: epath.Path) -> Run:
           step_lib.make_eval_step(model, terms, sigma=config.data.sigma),
           static_argnames='dataset',
       ),
-          # Initialized on the devices where the parameters will stay.
+      # Initialized directly with the shardings of the run.
       create=functools.partial(_create, make_state, shardings, example),
       target=target,
       checkpoints=checkpoint.Checkpoints(workdir, config.checkpoint),
@@ -245,7 +245,7 @@ def set_up(config: ConfigDict, workdir: epath.Path) -> Run:
 
 
 def _create(make_state, shardings, example) -> TrainState:
-  # It runs once; on the CPU compilation is nearly all of its cost.
+  # Initialization runs once, and on the CPU its cost is mostly compilation.
   options = None
   if jax.default_backend() == 'cpu':
     options = {
@@ -258,7 +258,7 @@ def _create(make_state, shardings, example) -> TrainState:
 
 
 def _with_class_weights(config: ConfigDict, source: Any) -> dict[str, dict]:
-  """The active terms, class weights written out as numbers."""
+  """The active loss terms, with class weights resolved to numbers."""
   terms = config_lib.active_losses(config)
   for name, term in terms.items():
     given = term['kwargs'].get('class_weights')
@@ -273,14 +273,14 @@ def _with_class_weights(config: ConfigDict, source: Any) -> dict[str, dict]:
       if weights and len(weights) != count:
         raise ValueError(
             f'config.losses.{name}.kwargs.class_weights is {given!r}, expected '
-            f'{count} numbers, for {", ".join(source.classes)}'
+            f'{count} numbers, one each for {", ".join(source.classes)}'
         )
     term['kwargs']['class_weights'] = tuple(float(w) for w in weights) or None
   return terms
 
 
 def _set_heatmap_size(model, variables, datasets, example) -> None:
-  """Tells the data which size of heatmaps the model decodes."""
+  """Sets the size of the target heatmaps to that of the model's decoders."""
   outputs = jax.eval_shape(
       lambda v, b: model.apply(
           v, b, dataset=model.classes[0][0], train=False
@@ -301,7 +301,7 @@ def _set_heatmap_size(model, variables, datasets, example) -> None:
       (side,) = sides
       if data.heatmap_size not in (0, side):
         raise ValueError(
-            f'config.data.heatmap_size is {data.heatmap_size}, the model '
-            f'decodes {side} (0 takes it from the model)'
+            f'config.data.heatmap_size is {data.heatmap_size}, but the model '
+            f'decodes {side} (0 uses the size of the model)'
         )
       data.heatmap_size = side

@@ -1,4 +1,4 @@
-"""The mesh (data, fsdp), and where batches and parameters lie on it."""
+"""The device mesh (data, fsdp) and the shardings of batches and parameters."""
 
 from typing import Any
 
@@ -14,15 +14,15 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices=None) -> Mesh:
   """The device mesh.
 
   Args:
-    data: devices along `data`; -1 takes what is left.
-    fsdp: devices along `fsdp`; -1 takes what is left.
-    devices: default all of them.
+    data: size of the axis `data`; -1 uses the remaining devices.
+    fsdp: size of the axis `fsdp`; -1 uses the remaining devices.
+    devices: devices of the mesh; by default all.
 
   Returns:
     A mesh with axes (data, fsdp).
 
   Raises:
-    ValueError: if the axes do not multiply to the number of devices.
+    ValueError: if the product of the sizes is not the number of devices.
   """
   devices = jax.devices() if devices is None else devices
   count = len(devices)
@@ -32,7 +32,8 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices=None) -> Mesh:
     sizes[sizes.index(-1)] = max(count // known, 1)
   if sizes[0] * sizes[1] != count:
     raise ValueError(
-        f'config.mesh data={data}, fsdp={fsdp} does not fit {count} devices'
+        f'config.mesh has data={data}, fsdp={fsdp}, expected sizes that '
+        f'multiply to the {count} devices'
     )
   return jax.make_mesh(
       tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices
@@ -40,26 +41,27 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices=None) -> Mesh:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """Batches are split over both axes, along their first dimension."""
+  """Sharding of batches: their first dimension, over both mesh axes."""
   return NamedSharding(mesh, P(AXES))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """The same on every device."""
+  """Sharding of an array that is replicated on every device."""
   return NamedSharding(mesh, P())
 
 
 def state_shardings(mesh: Mesh, shapes: Any, min_size: int) -> Any:
-  """Where each array of a state lies, from its shape alone.
+  """Sharding of each array of a state, derived from its shape.
 
-  An array with at least `min_size` elements is split over `fsdp` along its
-  largest dimension that the axis divides; all others are replicated. Moments
-  and averages have their parameter's shape, hence its place.
+  An array with at least `min_size` elements is sharded over `fsdp` along its
+  largest dimension that is divisible by the size of the axis; all others are
+  replicated. Optimizer moments and moving averages have the shape of their
+  parameter and therefore the same sharding.
 
   Args:
-    mesh: of `make_mesh`.
+    mesh: mesh from `make_mesh`.
     shapes: tree of arrays or ShapeDtypeStructs.
-    min_size: elements.
+    min_size: minimum number of elements of a sharded array.
 
   Returns:
     Tree of NamedShardings.
@@ -82,11 +84,11 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
   """Makes global arrays from this process's part of a batch.
 
   Args:
-    batch: arrays with the local batch first.
-    mesh: of `make_mesh`.
+    batch: arrays whose first axis is the local batch.
+    mesh: mesh from `make_mesh`.
 
   Returns:
-    The same keys, arrays of the global batch on the mesh.
+    The same keys, with arrays of the global batch sharded over the mesh.
   """
   sharding = batch_sharding(mesh)
   if jax.process_count() == 1:
@@ -98,18 +100,18 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
 
 
 def local_batch_size(batch_size: int, mesh: Mesh, what: str) -> int:
-  """The part of a global batch that one process loads.
+  """Number of samples of a global batch that one process loads.
 
   Args:
-    batch_size: of all processes together.
-    mesh: of `make_mesh`.
-    what: config key, for the message.
+    batch_size: global batch size.
+    mesh: mesh from `make_mesh`.
+    what: config key, for the error message.
 
   Returns:
-    Samples a process.
+    Samples per process.
 
   Raises:
-    ValueError: if the devices do not divide the batch.
+    ValueError: if the batch size is not a multiple of the number of devices.
   """
   if batch_size % mesh.size:
     raise ValueError(

@@ -1,8 +1,8 @@
-"""Joint names, limb topologies and left-right swaps: the one place for them.
+"""Joint names, limb topologies and left-right permutations.
 
 Bodies have the 17 COCO joints, faces the 68 iBUG landmarks. A keypoint is
-`(x, y, score)`: pixels of the image it belongs to, score 0 where it is missing,
-hidden or outside.
+`(x, y, score)` in pixels of its image; the score is 0 for a joint that is
+missing, hidden or outside the image.
 """
 
 import numpy as np
@@ -41,7 +41,7 @@ FACE_QUERY_LIMBS = np.array(
 )
 
 # The 83 limbs of the face heatmaps: the 20 above, then the whole outline. Ten
-# pairs stand twice; they are separate channels, as in the reference.
+# pairs occur twice and have separate channels, as in the reference.
 FACE_LIMBS = np.concatenate([
     FACE_QUERY_LIMBS,
     np.array(
@@ -58,7 +58,7 @@ FACE_LIMBS = np.concatenate([
     ),
 ])
 
-# Which joint a joint becomes when the image is mirrored: new[i] = old[F[i]].
+# Permutation of the joints when the image is mirrored: new[i] = old[F[i]].
 BODY_FLIP = np.array(
     [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15], np.int32
 )
@@ -70,8 +70,9 @@ FACE_FLIP = np.array(
     np.int32,
 )
 
-# How far annotators disagree on a body joint, as a share of the square root of
-# the person's area: the constants of COCO's object keypoint similarity.
+# Standard deviation of the annotators for each body joint, relative to the
+# square root of the person's area: constants of COCO's object keypoint
+# similarity.
 BODY_SIGMAS = np.array([
     0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062,
     0.062, 0.107, 0.107, 0.087, 0.087, 0.089, 0.089,
@@ -99,7 +100,7 @@ def shared_joint(limbs: np.ndarray) -> np.ndarray:
 def limb_visible(keypoints, limbs: np.ndarray, height: int, width: int):
   """Which limbs have both ends present and inside the image.
 
-  Works on NumPy and JAX arrays.
+  Accepts NumPy and JAX arrays.
 
   Args:
     keypoints: [..., K, 3] (x, y, score), pixels of an image height x width.

@@ -1,4 +1,4 @@
-"""What a run carries from step to step."""
+"""The training state: parameters, statistics and optimizer state."""
 
 from typing import Any
 
@@ -13,17 +13,17 @@ from vemd_jax import rng
 
 @flax.struct.dataclass
 class TrainState:
-  """No keys, no Python objects: arrays only.
+  """State that a training step updates; a pytree of arrays, without rng keys.
 
   Attributes:
-    step: int32 scalar, steps done.
-    params: the trained parameters.
-    frozen: the parameters that are not trained, kept out of the optimizer;
-      their matrices in the dtype of the computation.
+    step: int32 scalar, number of steps done.
+    params: trained parameters.
+    frozen: parameters that are not trained and have no optimizer state; their
+      matrices are stored in the compute dtype.
     batch_stats: running statistics.
-    ema: moving average of `params`, or {} without one.
-    opt_state: the optimizer's state, by dataset name where each has its own,
-      else under 'all'.
+    ema: moving average of `params`, or {} if there is none.
+    opt_state: optimizer state by dataset name if each dataset has its own, else
+      under 'all'.
   """
 
   step: jax.Array
@@ -34,7 +34,14 @@ class TrainState:
   opt_state: Any
 
   def variables(self, averaged: bool = False) -> dict[str, Any]:
-    """What `model.apply` takes; with the moving average where asked."""
+    """Variables for `model.apply`.
+
+    Args:
+      averaged: use the moving average of the parameters, if there is one.
+
+    Returns:
+      {'params': …, 'batch_stats': …}.
+    """
     params = self.ema if averaged and self.ema else self.params
     return {
         'params': {**params, **self.frozen},
@@ -43,7 +50,7 @@ class TrainState:
 
 
 def split_frozen(params: Any, frozen: tuple[str, ...]) -> tuple[Any, Any]:
-  """Parts parameters by the names of their top-level modules.
+  """Splits parameters by the names of their top-level modules.
 
   Args:
     params: the model's parameters.
@@ -69,18 +76,18 @@ def create(
     groups: tuple[str, ...] = ('all',),
     frozen_dtype: str = 'float32',
 ) -> TrainState:
-  """A fresh state; pure, so that it can be traced for shapes or sharded.
+  """Creates the initial state; pure, so that it can be traced and sharded.
 
   Args:
     model: called as `model(batch, dataset=..., train=False)`.
-    optimizer: of `vemd_jax.optim`.
-    batch: an example batch; only shapes matter.
-    seed: of the run.
+    optimizer: optimizer from `vemd_jax.optim`.
+    batch: an example batch; only its shapes are used.
+    seed: seed of the run.
     frozen: top-level modules that are not trained.
-    ema: whether to keep a moving average.
+    ema: whether to keep a moving average of the parameters.
     groups: names of the optimizer states.
-    frozen_dtype: of the frozen matrices. The computation casts them to its own
-      dtype anyway, so that keeping them in it changes no result.
+    frozen_dtype: dtype of the frozen matrices. Layers cast them to the compute
+      dtype anyway, so storing them in it does not change results.
 
   Returns:
     The state at step 0.
@@ -100,7 +107,8 @@ def create(
       params=params,
       frozen=rest,
       batch_stats=variables.get('batch_stats', {}),
-      # A copy: the step donates every buffer, and none may be donated twice.
+      # Copied, since the train step donates its buffers and a buffer cannot be
+      # donated twice.
       ema=jax.tree.map(jnp.copy, params) if ema else {},
       opt_state={group: optimizer.init(params) for group in groups},
   )

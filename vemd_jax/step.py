@@ -1,4 +1,4 @@
-"""One training step and one evaluation step, as pure functions."""
+"""The training step and the evaluation step, as pure functions."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,15 +19,15 @@ Batch = dict[str, jax.Array]
 
 
 def example_batch(data: ConfigDict, batch_size: int = 1) -> Batch:
-  """A batch of the right shapes, all zero.
+  """A batch of zeros with the shapes of the data.
 
   Args:
     data: `config.data`.
-    batch_size: samples.
+    batch_size: number of samples.
 
   Returns:
-    The inputs that the model reads. Cached ViT features are not among them:
-    a model keeps its ViT all the same, for prediction on new images.
+    The inputs of the model. Cached ViT features are left out, so that the
+    parameters of the ViT are created, too: prediction on new images needs them.
   """
   b, t, side = batch_size, data.frames, data.image_size
   batch = {
@@ -44,15 +44,15 @@ def example_batch(data: ConfigDict, batch_size: int = 1) -> Batch:
 
 
 def add_targets(batch: Batch, outputs: Outputs, sigma: float) -> Batch:
-  """Renders the target heatmaps that the host has not rendered.
+  """Renders the target heatmaps that the data pipeline has not rendered.
 
   Args:
-    batch: keypoints in pixels of its images.
-    outputs: says which parts are decoded as heatmaps, and at which size.
+    batch: batch with keypoints in image pixels.
+    outputs: model outputs, which determine the parts and the heatmap size.
     sigma: width of a limb in heatmap pixels.
 
   Returns:
-    The batch with `body_heatmap` and `face_heatmap` where they are needed.
+    The batch with `body_heatmap` and `face_heatmap` for the decoded parts.
   """
   batch = dict(batch)
   for part in ('body', 'face'):
@@ -84,19 +84,19 @@ def make_train_step(
   """Builds the training step.
 
   Args:
-    model: VEMD, or any module with its call.
-    optimizer: of `vemd_jax.optim`.
-    terms: of `losses.prepare`, by dataset.
-    seed: of the run.
-    sigma: of the target heatmaps, in heatmap pixels.
-    accumulation: micro-batches whose gradients are averaged.
-    ema_decay: of the moving average, reached from below, as
-      min(ema_decay, (1 + step) / (10 + step)); 0 where the state has none.
+    model: VEMD, or a module with the same call signature.
+    optimizer: optimizer from `vemd_jax.optim`.
+    terms: loss terms by dataset, from `losses.prepare`.
+    seed: seed of the run.
+    sigma: width of a limb in the target heatmaps, in heatmap pixels.
+    accumulation: number of micro-batches whose gradients are averaged.
+    ema_decay: decay of the moving average, warmed up as
+      min(ema_decay, (1 + step) / (10 + step)); 0 if the state has none.
 
   Returns:
     `(state, batch, dataset) -> (state, metrics, scalars)`; `dataset` is static.
-    The metrics are those of the parameters before the update; the scalars are
-    the loss and the norms of gradients, parameters and updates.
+    The metrics are computed with the parameters before the update; the scalars
+    are the loss and the norms of gradients, parameters and updates.
   """
 
   def loss_fn(params, batch_stats, state, batch, dataset, keys):
@@ -123,8 +123,8 @@ def make_train_step(
       )
       return grads, *aux
 
-    # Micro-batch i takes every i-th sample, so that no device has to send
-    # its part of the batch to another.
+    # Micro-batch i consists of the samples i, i + accumulation, …, which keeps
+    # every micro-batch spread over all devices without communication.
     micro = jax.tree.map(
         lambda x: x.reshape(-1, accumulation, *x.shape[1:]).swapaxes(0, 1),
         batch,
@@ -156,7 +156,8 @@ def make_train_step(
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
     if ema_decay:
-      # Shorter at first, so that it forgets where training began.
+      # A smaller decay at first, so that the average forgets the initial
+      # parameters.
       step = state.step.astype(jnp.float32)
       decay = jnp.minimum(ema_decay, (1 + step) / (10 + step))
       ema = optax.incremental_update(params, ema, 1 - decay)
@@ -184,13 +185,14 @@ def make_eval_step(
   """Builds the evaluation step.
 
   Args:
-    model: VEMD, or any module with its call.
-    terms: of `losses.prepare`, by dataset.
-    sigma: of the target heatmaps, in heatmap pixels.
+    model: VEMD, or a module with the same call signature.
+    terms: loss terms by dataset, from `losses.prepare`.
+    sigma: width of a limb in the target heatmaps, in heatmap pixels.
 
   Returns:
-    `(variables, batch, step, dataset) -> (metrics, outputs, batch)`; the batch
-    comes back with its target heatmaps. `step` sets the terms' schedules.
+    `(variables, batch, step, dataset) -> (metrics, outputs, batch)`; the
+    returned batch includes the target heatmaps. `step` is used by the schedules
+    of the loss terms.
   """
 
   def eval_step(variables: Any, batch: Batch, step: jax.Array, dataset: str):

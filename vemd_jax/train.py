@@ -1,10 +1,11 @@
-"""The story of a run: set up, begin or go on, train, report.
+"""The training program: set up, initialize or resume, train, evaluate.
 
-The order within the loop is fixed, since exact resumption rests on it:
+Exact resumption depends on the order within the training loop:
 
   evaluate -> save(state, position in the data) -> next batch -> step -> log
 
-so a checkpoint points at the batch that its state will consume.
+so that a checkpoint stores the position of the batch that its state consumes
+next.
 """
 
 import contextlib
@@ -30,16 +31,16 @@ from vemd_jax.state import TrainState
 
 
 def train_and_evaluate(config: ConfigDict, workdir: epath.PathLike) -> None:
-  """Trains a model and reports on it, as `config.mode` says.
+  """Trains and evaluates a model, depending on `config.mode`.
 
   Args:
-    config: a recipe; see `vemd_jax.config`.
-    workdir: where the run keeps what it makes. A run that was stopped goes on
-      when it is called again with the same arguments.
+    config: config of a recipe; see `vemd_jax.config`.
+    workdir: output folder of the run. Calling this again with the same
+      arguments resumes an interrupted run.
 
   Raises:
-    ValueError: for a config, data or a checkpoint that cannot be used; the
-      message names the key, the file or the array.
+    ValueError: if the config, the data or a checkpoint is invalid; names the
+      key, the file or the array.
     FloatingPointError: if the loss is not finite; names the step.
   """
   run = set_up(config, epath.Path(workdir))
@@ -52,10 +53,10 @@ def train_and_evaluate(config: ConfigDict, workdir: epath.PathLike) -> None:
 
 
 def train(run: Run) -> bool:
-  """Trains to the last step, or until the machine is taken away.
+  """Trains to the last step, or until the run is preempted.
 
   Args:
-    run: of `set_up`.
+    run: the run, from `set_up`.
 
   Returns:
     Whether the last step was reached.
@@ -88,7 +89,7 @@ def train(run: Run) -> bool:
 def _loop(
     run: Run, state: TrainState, start: int, writer: writer_lib.Writer
 ) -> bool:
-  """The steps, in the order that the top of this file gives."""
+  """The training loop; see the module docstring for the order of its steps."""
   config = run.config
   batches = _train_batches(run, start)
   clock = writer_lib.Clock(run.steps, config.batch_size, start)
@@ -106,7 +107,7 @@ def _loop(
           metrics = evaluate.validate(run, state, writer) if due else None
           run.checkpoints.save(state, _position(run), metrics)
       if preempted:
-        logging.warning('Asked to stop: saved step %d', step)
+        logging.warning('Preempted: saved a checkpoint at step %d', step)
         run.checkpoints.wait()
         return False
 
@@ -137,7 +138,7 @@ def _loop(
 
 
 def _describe_parameters(run: Run, state: TrainState) -> None:
-  """Logs the size of each part; the table of all arrays goes to a file."""
+  """Logs the size of each module and writes the full table to a file."""
   params = {**state.params, **state.frozen}
   for name, part in params.items():
     count = sum(x.size for x in jax.tree.leaves(part))
@@ -162,7 +163,7 @@ def _train_batches(run: Run, start: int) -> Iterator:
 
 
 def _position(run: Run) -> dict[str, Any]:
-  """What the order of the data depends on, besides the step."""
+  """The settings besides the step that determine the order of the data."""
   return {
       'seed': run.config.seed,
       'batch_size': run.config.batch_size,
@@ -178,12 +179,12 @@ def _check_position(run: Run, position: dict[str, Any] | None) -> None:
     if position[key] != now:
       raise ValueError(
           f'the run was started with {key} {position[key]}, now it is {now}; '
-          'it cannot go on in the same order of the data'
+          'it cannot be resumed with the same order of the data'
       )
 
 
 class _Window:
-  """What has been measured since the last progress line."""
+  """Metrics accumulated since the last progress line."""
 
   def __init__(self):
     self._metrics, self._steps = {}, []
@@ -194,19 +195,19 @@ class _Window:
     self._steps.append((step, name, scalars))
 
   def check(self) -> None:
-    """Stops the run if a loss since the last line was not finite."""
+    """Raises FloatingPointError if a scalar in the window is not finite."""
     for step, name, scalars in jax.device_get(self._steps):
       if not all(np.isfinite(value) for value in scalars.values()):
         values = ', '.join(f'{k} {v}' for k, v in scalars.items())
         raise FloatingPointError(
             f'not finite at step {step}, dataset {name}: {values}; the last '
-            'checkpoint is from before it'
+            'checkpoint is from an earlier step'
         )
 
   def compute(self, run: Run) -> dict[str, Any]:
-    """The window's metrics; begins a new one."""
+    """Computes the metrics of the window and resets it."""
     self.check()
-    # Added up here: so many small sums would keep the device waiting.
+    # Summed on the host, which avoids dispatching many tiny device operations.
     result = evaluate.join({
         name: functools.reduce(
             lambda a, b: a.merge(b), jax.device_get(metrics)
@@ -220,13 +221,13 @@ class _Window:
 
 
 def _check_readable(window: _Window, batch: dict, data: ConfigDict) -> None:
-  """Counts unreadable samples; too large a share of them stops the run."""
+  """Counts unreadable samples; raises if their share is too large."""
   unreadable = batch.pop('unreadable', None)
   if unreadable is None:
     return
   window.unreadable += int(unreadable.sum())
   window.read += len(unreadable)
-  # A few at the very beginning say little about the share.
+  # The share of the first few samples is too noisy to act on.
   if window.unreadable > data.max_unreadable * max(window.read, 100):
     raise ValueError(
         f'{window.unreadable} of {window.read} samples of {data.name} could '
@@ -236,12 +237,12 @@ def _check_readable(window: _Window, batch: dict, data: ConfigDict) -> None:
 
 
 class _StopSignal:
-  """Turns SIGTERM into a saved checkpoint instead of a lost run."""
+  """Records SIGTERM, so that the loop can save a checkpoint and stop."""
 
   def __init__(self):
     self.given = False
-    # With jax.distributed, its own service handles the signal and all
-    # processes agree on the step.
+    # With jax.distributed, JAX's preemption service handles the signal and
+    # synchronizes the step over processes.
     if jax.process_count() == 1:
       with contextlib.suppress(ValueError):  # Not in the main thread.
         signal.signal(signal.SIGTERM, self._note)

@@ -1,7 +1,7 @@
-"""Pictures: heatmaps and limbs over images, sheets, confusion matrices.
+"""Visualization: heatmap and limb overlays, contact sheets, confusion matrices.
 
-Plain NumPy and OpenCV; every picture is uint8 [H, W, 3] RGB. Heatmap pixel i
-lies at image pixel i * W / w, as the targets are defined.
+Uses NumPy and OpenCV only; every picture is uint8 [H, W, 3] RGB. Heatmap pixel
+i corresponds to image pixel i * W / w, as in the target heatmaps.
 """
 
 import colorsys
@@ -19,7 +19,7 @@ _INK = (38, 42, 51)
 _GREY = (122, 128, 138)
 _GAP = 8
 
-# From weak to strong: body in sea green, face in orange.
+# Colour ramps from low to high: green for bodies, orange for faces.
 _RAMPS = {
     'body': ((6, 60, 92), (0, 150, 160), (70, 225, 190), (225, 255, 245)),
     'face': ((120, 20, 60), (235, 70, 40), (255, 170, 50), (255, 245, 205)),
@@ -27,11 +27,11 @@ _RAMPS = {
 
 
 def colour_map(values: np.ndarray, part: str) -> np.ndarray:
-  """Colours of heat.
+  """Maps heatmap values to colours.
 
   Args:
-    values: [...] in 0..1; outside it is clipped.
-    part: body or face.
+    values: [...] in 0..1; other values are clipped.
+    part: 'body' or 'face', selects the colour ramp.
 
   Returns:
     [..., 3] float32 RGB, 0..255.
@@ -49,12 +49,12 @@ def overlay_heatmap(
     part: str = 'body',
     input_size: tuple[int, int] | None = None,
 ) -> np.ndarray:
-  """Lays a heatmap over an image.
+  """Overlays a heatmap on an image.
 
   Args:
     image: uint8 [H, W, 3].
-    heatmap: [h, w, L] or [h, w], 0..1; of several limbs the strongest counts.
-    part: body or face, chooses the colours.
+    heatmap: [h, w, L] or [h, w], 0..1; the maximum over limbs is shown.
+    part: 'body' or 'face', selects the colour ramp.
     input_size: (H, W) to which the image was resized for the model, if it was.
 
   Returns:
@@ -65,8 +65,8 @@ def overlay_heatmap(
     heat = heat.max(-1)
   height, width = image.shape[:2]
   h, w = heat.shape
-  # Image pixel -> heatmap pixel. cv2.resize would align the pixels' outer
-  # edges instead of their indices and shift everything by half a heat pixel.
+  # Image pixel -> heatmap pixel. cv2.resize would align the outer edges of the
+  # pixels instead of their indices, a shift by half a heatmap pixel.
   (sy, oy), (sx, ox) = _to_input((height, width), input_size)
   in_height, in_width = input_size or (height, width)
   fy, fx = h / in_height, w / in_width
@@ -78,7 +78,7 @@ def overlay_heatmap(
       flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
       borderMode=cv2.BORDER_REPLICATE,
   )
-  # Without the haze of very weak heat; even strong heat is see-through.
+  # Cuts off very small values, and keeps even the maximum transparent.
   heat = np.clip((heat - 0.03) / 0.97, 0, 1)
   alpha = 0.9 * heat[..., None] ** 0.7
   mixed = image * (1 - alpha) + colour_map(heat, part) * alpha
@@ -88,9 +88,9 @@ def overlay_heatmap(
 def _to_input(
     size: tuple[int, int], input_size: tuple[int, int] | None
 ) -> list[tuple[float, float]]:
-  """(scale, offset) along y and x from pixels to those of the model's input.
+  """(scale, offset) along y and x from image pixels to model input pixels.
 
-  Resizing keeps the outer edges of the pixels in place, not their indices.
+  Resizing aligns the outer edges of the pixels, not their indices.
   """
   scales = [b / a for a, b in zip(size, input_size or size)]
   return [(scale, 0.5 * scale - 0.5) for scale in scales]
@@ -103,7 +103,7 @@ def draw_limbs(
     input_size: tuple[int, int] | None = None,
     threshold: float = 0.5,
 ) -> np.ndarray:
-  """Draws people as limbs, one colour a person.
+  """Draws people as limbs, one colour per person.
 
   Args:
     image: uint8 [H, W, 3].
@@ -131,7 +131,7 @@ def draw_limbs(
     person = person[np.isfinite(person).all(-1)]
     points = (person * scale - offset) * 2**bits
     points = np.round(points).astype(int).tolist()
-    # A dark rim below keeps the colours apart from any background.
+    # A dark outline keeps the lines visible on any background.
     passes = (((20, 20, 24), thick + 2), (person_colour(number), thick))
     for colour, thickness in passes:
       for x1, y1, x2, y2 in points:
@@ -142,7 +142,7 @@ def draw_limbs(
 
 
 def person_colour(number: int) -> tuple[int, int, int]:
-  """RGB of the n-th person: hues a golden angle apart, never alike."""
+  """RGB of the n-th person; hues are a golden angle apart, so all differ."""
   hue = (0.55 + number * 0.618034) % 1.0
   value = 1.0 if number % 2 == 0 else 0.85
   return tuple(round(255 * c) for c in colorsys.hsv_to_rgb(hue, 0.62, value))
@@ -154,7 +154,7 @@ def keypoint_limbs(
     limbs: np.ndarray,
     image_size: tuple[int, int],
 ) -> np.ndarray:
-  """Keypoints as limb vectors, the form that `draw_limbs` takes.
+  """Converts keypoints to limb vectors for `draw_limbs`.
 
   Args:
     keypoints: [P, K, 3] (x, y, score) in pixels.
@@ -163,7 +163,7 @@ def keypoint_limbs(
     image_size: (H, W).
 
   Returns:
-    [P, L, 4] in 0..1, NaN where the limb cannot be seen.
+    [P, L, 4] in 0..1, NaN where the limb is not visible.
   """
   height, width = image_size
   ends = keypoints[:, limbs][..., :2] / np.array([width, height])
@@ -175,15 +175,15 @@ def keypoint_limbs(
 def text(
     line: str, size: int = 14, colour: Sequence[int] = _INK
 ) -> np.ndarray:
-  """A line of text, in any script that OpenCV's own font has.
+  """Renders a line of text in OpenCV's built-in font.
 
   Args:
-    line: the text.
-    size: of the font in pixels.
+    line: the text, in any script that the font supports.
+    size: font size in pixels.
     colour: RGB.
 
   Returns:
-    uint8 [h, w, 3] on paper; h depends on the size only.
+    uint8 [h, w, 3] on the background colour; h depends only on the size.
   """
   shape = _line_height(size), _width(line, size), 3
   canvas = np.full(shape, _PAPER, np.uint8)
@@ -201,7 +201,7 @@ def _line_height(size: int) -> int:
 
 
 def _width(line: str, size: int) -> int:
-  # Where the pen stops; cv2.getTextSize is some pixels short of it.
+  # putText returns the end position; cv2.getTextSize is a few pixels smaller.
   nowhere = np.zeros((1, 1, 3), np.uint8)
   (x, _), _ = cv2.putText(nowhere, line, (0, 0), _INK, _font(), size, 400)
   return x + 1
@@ -214,12 +214,12 @@ def _write(
     size: int,
     colour: Sequence[int],
 ) -> None:
-  """Writes on the canvas; `origin` is where the base line begins."""
+  """Draws text on the canvas; `origin` is the start of the baseline."""
   cv2.putText(canvas, line, origin, tuple(colour), _font(), size, 400)
 
 
 def _fit(line: str, width: int, size: int) -> str:
-  """Shortens text to a width in pixels."""
+  """Truncates text to a width in pixels."""
   if _width(line, size) <= width:
     return line
   while line and _width(line + '…', size) > width:
@@ -228,7 +228,7 @@ def _fit(line: str, width: int, size: int) -> str:
 
 
 def _put(canvas: np.ndarray, picture: np.ndarray, x: int, y: int) -> None:
-  """Copies a picture onto the canvas, cut at its edges."""
+  """Copies a picture onto the canvas, clipped at its edges."""
   x, y = max(x, 0), max(y, 0)
   h = min(picture.shape[0], canvas.shape[0] - y)
   w = min(picture.shape[1], canvas.shape[1] - x)
@@ -241,12 +241,12 @@ def contact_sheet(
     header: Sequence[str] = (),
     cell: int = 224,
 ) -> np.ndarray:
-  """Rows of pictures with a caption below each row.
+  """A grid of pictures with a caption below each row.
 
   Args:
     rows: (pictures uint8 [H, W, 3] of any size, caption) for each row.
-    header: a title for each column, or none.
-    cell: side of the square that each picture is fitted into.
+    header: title of each column; empty for no header.
+    cell: side in pixels of the square cell that each picture is resized to.
 
   Returns:
     uint8 [H, W, 3].
@@ -289,7 +289,7 @@ def _fit_picture(picture: np.ndarray, cell: int) -> np.ndarray:
 def confusion_matrix_picture(
     matrix: np.ndarray, classes: Sequence[str]
 ) -> np.ndarray:
-  """A confusion matrix: counts, and shares of each true class as shades.
+  """Draws a confusion matrix: counts, shaded by the share of the true class.
 
   Args:
     matrix: [C, C] counts, true classes as rows.
@@ -332,7 +332,7 @@ def confusion_matrix_picture(
 def _centre(
     box: np.ndarray, line: str, size: int, colour: Sequence[int], dy: int
 ) -> None:
-  """Writes text into a box, its base line `dy` pixels below the centre."""
+  """Draws centred text, with the baseline `dy` pixels below the middle."""
   height, width = box.shape[:2]
   picture = np.ascontiguousarray(box)
   origin = (width - _width(line, size)) // 2, height // 2 + dy
@@ -345,12 +345,12 @@ def overlay_structure(
     structure: Mapping[str, Any],
     input_size: tuple[int, int] | None = None,
 ) -> np.ndarray:
-  """Lays decoded or true structure over an image.
+  """Overlays decoded or ground truth structure on an image.
 
   Args:
     image: uint8 [H, W, 3].
     structure: part -> heatmap [h, w, L] in 0..1, or (limbs [Q, L, 4] in 0..1,
-      presence [Q]). Parts that are left out are not drawn.
+      presence [Q]). Missing parts are not drawn.
     input_size: (H, W) to which the image was resized for the model, if it was.
 
   Returns:
@@ -367,12 +367,12 @@ def overlay_structure(
 
 
 def decoded_structure(outputs, example: int, frame: int) -> dict[str, Any]:
-  """What the model's decoders saw in one frame, in the form of this module.
+  """The decoded structure of one frame, in the form of `overlay_structure`.
 
   Args:
     outputs: `vemd_jax.models.outputs.Outputs` of a batch.
-    example: which clip.
-    frame: which frame of it.
+    example: index of the clip in the batch.
+    frame: index of the frame in the clip.
 
   Returns:
     part -> structure, see `overlay_structure`; empty without decoders.
@@ -387,7 +387,7 @@ def decoded_structure(outputs, example: int, frame: int) -> dict[str, Any]:
     else:
       limbs = np.array(decoded.limbs[example, frame], np.float32)
       if decoded.adjacency_logits is not None:
-        # A limb that is out of sight adjoins no other.
+        # Invisible limbs are adjacent to no other limb in the targets.
         logits = np.asarray(decoded.adjacency_logits[example, frame])
         limbs[logits.max(-1) < 0] = np.nan
       presence = np.ones(len(limbs), np.float32)
@@ -400,7 +400,7 @@ def decoded_structure(outputs, example: int, frame: int) -> dict[str, Any]:
 def _target_structure(
     batch: Mapping[str, Any], outputs, example: int, frame: int
 ) -> dict[str, Any]:
-  """The truth in the same form as `decoded_structure`."""
+  """The ground truth of one frame, in the form of `overlay_structure`."""
   structure = {}
   for part in skeletons.NUM_POINTS:
     decoded = getattr(outputs, part)
@@ -430,12 +430,12 @@ def structure_sheet(
   Args:
     batch: a batch of `vemd_jax.data.pipeline`, with its target heatmaps.
     outputs: the model's `Outputs` for it.
-    classes: names, for captions with true and predicted class.
-    rows: at most so many clips; padding is left out.
+    classes: class names, for captions with true and predicted class.
+    rows: maximum number of clips; padding is skipped.
 
   Returns:
-    uint8 [H, W, 3]: the middle frame of a clip in each row. Without decoders
-    there is only the input.
+    uint8 [H, W, 3]: the middle frame of a clip in each row; only the input if
+    the model has no decoders.
   """
   shown = np.flatnonzero(np.asarray(batch['mask']))[:rows]
   frame = batch['image'].shape[1] // 2
@@ -446,7 +446,7 @@ def structure_sheet(
     image = np.asarray(batch['image'][example, frame])
     pictures = [image]
     if has_structure:
-      # On a darker grey image the structure is what one sees.
+      # A darkened greyscale background makes the structure stand out.
       grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
       ground = np.repeat((grey * 0.7).astype(np.uint8)[..., None], 3, -1)
       target = _target_structure(batch, outputs, example, frame)
@@ -473,18 +473,18 @@ def evaluation_pictures(
     classes: Sequence[str],
     rows: int,
 ) -> dict[str, np.ndarray]:
-  """What an evaluation has to show.
+  """The pictures of an evaluation.
 
   Args:
     outputs: the model's `Outputs` for one batch of the split.
     batch: that batch, with its target heatmaps.
-    metrics: of the whole split; `confusion` [C, C] where there is one.
+    metrics: metrics of the split, with `confusion` [C, C] if it has labels.
     classes: C names.
-    rows: at most so many clips on the sheet.
+    rows: maximum number of clips on the sheet.
 
   Returns:
-    Name -> uint8 [H, W, 3]: `structure` (see `structure_sheet`), and
-    `confusion_matrix`.
+    Name -> uint8 [H, W, 3]: `structure` (see `structure_sheet`) and, if there
+    are labels, `confusion` (see `confusion_matrix_picture`).
   """
   pictures = {'structure': structure_sheet(batch, outputs, classes, rows)}
   if metrics.get('confusion') is not None:

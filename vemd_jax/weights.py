@@ -1,6 +1,6 @@
-"""Weights alone: written, read, put into a state; and where a run begins.
+"""Saving and loading of weights, and the initialization of a run.
 
-What starts a run is decided in `initialise`, in a fixed order.
+`initialise` decides, in a fixed order, which weights a run starts from.
 """
 
 import json
@@ -21,11 +21,11 @@ from vemd_jax.state import TrainState
 
 
 def save_variables(path: epath.PathLike, variables: dict[str, Any]) -> None:
-  """Writes weights alone, for `config.checkpoint.init_from`.
+  """Saves weights without optimizer state, for `config.checkpoint.init_from`.
 
   Args:
     path: a new folder.
-    variables: collections of arrays, `params` and perhaps `batch_stats`.
+    variables: collections of arrays: `params` and optionally `batch_stats`.
   """
   checkpointer = ocp.StandardCheckpointer()
   full = {k: v for k, v in variables.items() if jax.tree.leaves(v)}
@@ -35,10 +35,10 @@ def save_variables(path: epath.PathLike, variables: dict[str, Any]) -> None:
 
 
 def load_variables(path: epath.PathLike) -> dict[str, Any]:
-  """Reads weights from `save_variables` or from another run's best step.
+  """Loads weights saved by `save_variables`, or a run's best checkpoint.
 
   Args:
-    path: a folder of `save_variables`, or a workdir.
+    path: a folder written by `save_variables`, or a workdir.
 
   Returns:
     {'params': …, 'batch_stats': …}, on the first device.
@@ -67,10 +67,10 @@ def load_variables(path: epath.PathLike) -> dict[str, Any]:
 def restore_variables(
     workdir: epath.PathLike, which: str = 'best'
 ) -> dict[str, Any]:
-  """What `model.apply` takes, from a run; the moving average where one is.
+  """Restores the variables of a run, with the moving average if there is one.
 
   Args:
-    workdir: of the run.
+    workdir: workdir of the run.
     which: 'best' or 'latest'.
 
   Returns:
@@ -90,23 +90,23 @@ def load_weights(
     path: epath.PathLike,
     classes: Mapping[str, Sequence[str]] | None = None,
 ) -> TrainState:
-  """Puts weights from a file into a fresh state.
+  """Loads weights into an initial state.
 
-  Every array of the file must find its place, with these exceptions, which are
-  logged: modules of a dataset (`DATASET_MODULES`) that this model lacks or has
-  in another size or for other classes, and decoders that it lacks.
-  What the file lacks stays as it was initialised.
+  Every array of the file must match an array of the model, with two exceptions,
+  which are logged: dataset modules (`DATASET_MODULES`) that the model lacks or
+  has in another size or for other classes, and decoders that it lacks. Arrays
+  that the file lacks keep their initial values.
 
   Args:
-    state: fresh, on its devices.
+    state: initial state, on its devices.
     path: see `load_variables`.
-    classes: of this run, by dataset name.
+    classes: class names of this run, by dataset name.
 
   Returns:
     The state with the weights, at step 0.
 
   Raises:
-    ValueError: names what does not fit.
+    ValueError: if the weights do not match the model; lists the differences.
   """
   loaded = load_variables(path)
   have = {
@@ -124,8 +124,8 @@ def load_weights(
   fresh = left_out & {key.split('/')[0] for key in want['params']}
   if fresh:
     logging.warning(
-        'Weights from %s: %s differ in size or classes from those of this '
-        'model, which begin anew', path, ', '.join(sorted(fresh)),
+        'Weights from %s: %s have another size or other classes in this model '
+        'and keep their initial values', path, ', '.join(sorted(fresh)),
     )  # fmt: skip
   problems, used, new = [], 0, {}
   for collection, arrays in have.items():
@@ -135,7 +135,7 @@ def load_weights(
         continue
       place = places.get(key)
       if place is None:
-        problems.append(f'{key} has no place in the model')
+        problems.append(f'{key} does not exist in the model')
       elif place.shape != value.shape:
         problems.append(
             f'{key} is {list(value.shape)}, the model has {list(place.shape)}'
@@ -147,13 +147,15 @@ def load_weights(
     new[collection] = traverse_util.unflatten_dict(places, sep='/')
   if problems:
     raise ValueError(
-        f'weights {path} do not fit the model of this config: '
+        f'weights {path} do not match the model of this config: '
         f'{len(problems)} problems ({few(problems)})'
     )
   if not used:
-    raise ValueError(f'weights {path} have nothing that this model has')
+    raise ValueError(
+        f'weights {path} have no array in common with the model of this config'
+    )
   logging.info(
-      'Weights from %s: %d of %d arrays; left out: %s',
+      'Weights from %s: %d of %d arrays loaded; modules skipped: %s',
       path, used, sum(map(len, want.values())),
       ', '.join(sorted(left_out)) or 'none',
   )  # fmt: skip
@@ -168,7 +170,7 @@ def load_weights(
 
 
 def _left_out(have: Mapping[str, Any], want: Mapping[str, Any]) -> set[str]:
-  """Modules of the file that the model need not have a place for."""
+  """Modules of the file that may be skipped, see `load_weights`."""
 
   def by_module(arrays):
     modules: dict[str, dict[str, tuple]] = {}
@@ -185,7 +187,7 @@ def _left_out(have: Mapping[str, Any], want: Mapping[str, Any]) -> set[str]:
       if arrays != own:
         result.add(name)
     elif name in PART_MODULES and not arrays.keys() & own.keys():
-      # A decoder of another kind has no array in common.
+      # No array in common: a decoder of another kind, or none.
       result.add(name)
   return result
 
@@ -193,7 +195,7 @@ def _left_out(have: Mapping[str, Any], want: Mapping[str, Any]) -> set[str]:
 def _of_other_classes(
     path: epath.PathLike, have: Mapping[str, Any], classes: Mapping
 ) -> set[str]:
-  """Heads of a run whose dataset had other classes, or another order."""
+  """Heads of a run in which the dataset had other classes or another order."""
   file = epath.Path(path) / 'classes.json'
   if not file.exists():
     return set()
@@ -218,30 +220,32 @@ def initialise(
     settings: ConfigDict,
     classes: Mapping[str, Sequence[str]],
 ) -> tuple[TrainState, dict | None]:
-  """Where a run begins, in this order.
+  """Restores or initializes the state, from the first of these that applies.
 
-  1. its own workdir's last checkpoint;
-  2. `config.checkpoint.resume`: another run's last checkpoint, all of it;
-  3. `config.checkpoint.init_from`: weights, one path after the other;
-  4. from scratch.
+  1. the last checkpoint in the run's own workdir;
+  2. `config.checkpoint.resume`: the last checkpoint of another run, with
+     optimizer state and step;
+  3. `config.checkpoint.init_from`: weights, loaded path by path;
+  4. random initialization.
 
   Args:
-    create: makes the fresh state, on its devices.
-    target: its shapes, types and shardings.
-    checkpoints: of the own workdir.
+    create: creates the initial state, on its devices.
+    target: shapes, dtypes and shardings of the state.
+    checkpoints: checkpoints of the run's own workdir.
     settings: `config.checkpoint`.
-    classes: of this run, by dataset name.
+    classes: class names of this run, by dataset name.
 
   Returns:
-    (state, position in the data or None at the beginning).
+    (state, position in the data; None at step 0).
 
   Raises:
-    FileNotFoundError: if there is nothing at `resume` or `init_from`.
-    ValueError: if weights do not fit, or frozen parts got none.
+    FileNotFoundError: if `resume` or `init_from` names a missing path.
+    ValueError: if weights do not match the model, or `init_from` has no weights
+      for frozen arrays.
   """
   if checkpoints.latest_step() is not None:
     state, data = checkpoints.restore(target)
-    logging.info('Going on from step %d', int(state.step))
+    logging.info('Resuming from step %d', int(state.step))
     return state, data
   if settings.resume:
     other = Checkpoints(epath.Path(settings.resume).absolute(), settings)
@@ -251,7 +255,7 @@ def initialise(
       )
     state, data = other.restore(target)
     other.close()
-    logging.info('Going on from %s', settings.resume)
+    logging.info('Resuming from %s', settings.resume)
     return state, data
   state = fresh = create()
   for path in settings.init_from:
@@ -262,13 +266,13 @@ def initialise(
 
 
 def _check_frozen(fresh: Any, loaded: Any, paths) -> None:
-  """What is never trained must come from somewhere."""
+  """Checks that all frozen arrays were loaded, since they are not trained."""
   fresh = traverse_util.flatten_dict(fresh, sep='/')
   loaded = traverse_util.flatten_dict(loaded, sep='/')
   missing = sorted(key for key in fresh if loaded[key] is fresh[key])
   if missing:
     raise ValueError(
-        f'config.checkpoint.init_from is {tuple(paths)}, and has no weights '
-        f'for {len(missing)} frozen arrays ({few(missing)}); they would stay '
-        'random'
+        f'config.checkpoint.init_from is {tuple(paths)} and has no weights '
+        f'for {len(missing)} frozen arrays ({few(missing)}), which would keep '
+        'their random initialization'
     )

@@ -1,10 +1,11 @@
-"""What a run tells: progress lines, metrics.jsonl, TensorBoard, versions.
+"""Logging of a run: progress lines, metrics.jsonl, TensorBoard, versions.
 
-Only process 0 writes; on the others every call does nothing. A workdir gets
+Only process 0 writes; on other processes all calls are no-ops. Files in the
+workdir:
 
-  config.json     the resolved config       metrics.jsonl  one object a line
+  config.json     resolved config           metrics.jsonl  one object per line
   versions.json   libraries and devices     tensorboard/   scalars, pictures
-                                            pictures/      the newest as PNG
+                                            pictures/      latest ones as PNG
 """
 
 import contextlib
@@ -32,17 +33,17 @@ _LIBRARIES = (
 
 
 class Writer:
-  """Writes scalars, pictures and text of one run into its workdir."""
+  """Writes scalars, pictures and text of one run to its workdir."""
 
   def __init__(self, workdir: epath.PathLike, resume_step: int | None = 0):
     """Opens the files of a run.
 
     Args:
-      workdir: made if missing.
-      resume_step: the step that the run goes on from. What an earlier run had
-        written beyond it is dropped, since it will be written again; at 0
-        everything is. None keeps all, for an evaluation of a finished run; it
-        takes the place of an earlier one of the same step and split.
+      workdir: output folder of the run; created if missing.
+      resume_step: step that the run resumes from. Metrics of later steps are
+        deleted, since they will be written again; 0 deletes all. None keeps
+        them, for the evaluation of a finished run, whose metrics then replace
+        those of the same step and split.
     """
     self.workdir = epath.Path(workdir)
     self._active = jax.process_index() == 0
@@ -58,14 +59,14 @@ class Writer:
       _keep_lines(self._metrics, lambda line: line['step'] <= last)
     self._board = _Board(self.workdir / 'tensorboard')
     if resume_step is not None:
-      # TensorBoard forgets events from this step on, of earlier files too.
+      # TensorBoard discards events from this step on, also of earlier files.
       start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
       self._board.add(resume_step + 1, session_log=start)
 
   def setup(
       self, config: Mapping[str, Any], versions: Mapping[str, Any]
   ) -> None:
-    """Stores the versions, and these and the config as TensorBoard text.
+    """Writes versions.json, and config and versions as TensorBoard text.
 
     Args:
       config: the whole config, as plain JSON.
@@ -81,23 +82,23 @@ class Writer:
     self._board.flush()
 
   def scalars(self, step: int, split: str, metrics: Mapping[str, Any]) -> None:
-    """Stores metrics of one split at one step.
+    """Writes the metrics of one split at one step.
 
     Args:
-      step: number of steps trained.
+      step: number of training steps done.
       split: train, val or test.
-      metrics: name -> number, array, or a mapping of those. Everything goes to
-        metrics.jsonl, non-finite floats as null; single numbers also go to
-        TensorBoard as `<split>/<name>`, those of a mapping below its name.
+      metrics: name -> number, array, or a mapping of those. All are written to
+        metrics.jsonl, non-finite floats as null; numbers are also written to
+        TensorBoard as `<split>/<name>`, nested names for those in a mapping.
 
     Raises:
-      ValueError: if a metric is called step or split.
+      ValueError: if a metric is named step or split.
     """
     if not self._active:
       return
     clash = {'step', 'split'} & metrics.keys()
     if clash:
-      raise ValueError(f'a metric must not be called {min(clash)!r}')
+      raise ValueError(f'a metric must not be named {min(clash)!r}')
     metrics = {name: _plain(value) for name, value in metrics.items()}
     key = {'step': int(step), 'split': split}
     line = {**key, **_finite(metrics)}
@@ -109,10 +110,10 @@ class Writer:
     self._board.flush()
 
   def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
-    """Stores pictures: all of them in TensorBoard, the newest as PNG files.
+    """Writes pictures to TensorBoard, and the latest of each name as PNG.
 
     Args:
-      step: number of steps trained.
+      step: number of training steps done.
       pictures: name -> uint8 [H, W, 3]; `val/structure` becomes the file
         pictures/val_structure.png.
     """
@@ -141,12 +142,12 @@ class Writer:
     self.message(progress_line(step, total, metrics, rates))
 
   def message(self, text: str) -> None:
-    """Prints text on standard output, at once."""
+    """Prints text to standard output, unbuffered."""
     if self._active:
       print(text, flush=True)
 
   def places(self) -> str:
-    """Where the results lie, for the end of a run."""
+    """The paths of the results, to print at the end of a run."""
     return (
         f'metrics      {self.workdir / "metrics.jsonl"}\n'
         f'pictures     {self.workdir / "pictures"}\n'
@@ -165,7 +166,7 @@ class Writer:
 
 
 class Clock:
-  """Measures the speed of training and guesses how long it will take.
+  """Measures the training speed and estimates the remaining time.
 
   Example:
     clock = Clock(total=1000, examples_per_step=32, step=0)
@@ -186,9 +187,9 @@ class Clock:
 
     Args:
       total: the step at which training ends.
-      examples_per_step: of all processes together.
-      step: steps done already.
-      now: gives the time in seconds.
+      examples_per_step: global batch size.
+      step: number of steps done already.
+      now: returns the time in seconds.
     """
     self._total = total
     self._examples = examples_per_step
@@ -200,7 +201,7 @@ class Clock:
 
   @contextlib.contextmanager
   def pause(self) -> Iterator[None]:
-    """Time inside (evaluation, checkpoints, compilation) is not speed."""
+    """Excludes time spent inside (evaluation, checkpoints) from the speed."""
     start = self._now()
     try:
       yield
@@ -211,12 +212,12 @@ class Clock:
     """Speed since the last report.
 
     Args:
-      step: steps done now; more than at the last report.
+      step: number of steps done; larger than at the last report.
 
     Returns:
       steps_per_second and examples_per_second without pauses; seconds_left
-      with pauses as they have been so far. The first report sets the start for
-      that, so that compilation does not count.
+      including pauses at their average rate since the first report, which
+      excludes the initial compilation.
     """
     now = self._now()
     seconds = max(now - self._time - self._paused, 1e-9)
@@ -242,13 +243,13 @@ def progress_line(
     metrics: Mapping[str, float],
     rates: Mapping[str, float],
 ) -> str:
-  """One line that fits a terminal, with columns that stay in place.
+  """One progress line with aligned columns that fits a terminal.
 
   Args:
-    step: steps done.
-    total: steps of the whole run.
-    metrics: `loss`, and `accuracy` where there are labels.
-    rates: of `Clock.report`.
+    step: number of steps done.
+    total: number of steps of the whole run.
+    metrics: `loss`, and `accuracy` if there are labels.
+    rates: rates from `Clock.report`.
 
   Returns:
     `step  120/1000  loss 0.9314  accuracy 0.552  412 examples/s  3m20s left`
@@ -263,7 +264,7 @@ def progress_line(
 
 
 def duration(seconds: float) -> str:
-  """Seconds as people say them: 42s, 3m20s, 5h07m."""
+  """Formats seconds, rounded: 42s, 3m20s, 5h07m."""
   seconds = round(seconds)
   if seconds < 60:
     return f'{seconds}s'
@@ -273,21 +274,21 @@ def duration(seconds: float) -> str:
 
 
 def results_table(metrics: Mapping[str, Any], classes: Sequence[str]) -> str:
-  """The final results as text.
+  """Formats the final results as text.
 
   Args:
     metrics: numbers by name, printed in their order; `confusion` [C, C]
-      with true classes as rows; other arrays and mappings are left out.
+      with true classes as rows; other arrays and mappings are skipped.
     classes: names of the C classes.
 
   Returns:
-    Lines: one a number, then the confusion matrix with the recall of each
+    One line per number, then the confusion matrix with the recall of each
     class ('-' for a class without examples).
   """
   metrics = {name: _plain(value) for name, value in metrics.items()}
   matrix = metrics.pop('confusion', None)
   numbers = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
-  if matrix is not None:  # Has them as a column.
+  if matrix is not None:  # The matrix has a column of recalls.
     for name in classes:
       numbers.pop(f'recall_{name}', None)
   width = max(map(len, numbers), default=0)
@@ -295,12 +296,12 @@ def results_table(metrics: Mapping[str, Any], classes: Sequence[str]) -> str:
   if matrix is None:
     return '\n'.join(lines)
 
-  # Counts may come from sums in floating point.
+  # Counts may be floating point sums.
   matrix = np.asarray(matrix).round().astype(np.int64)
   if matrix.shape != (len(classes), len(classes)):
     raise ValueError(
         f'confusion has shape {matrix.shape}, expected a row and a '
-        f'column for each of {len(classes)} classes'
+        f'column for each of the {len(classes)} classes'
     )
   rows = [['true \\ predicted', *classes, 'recall', 'examples']]
   for name, row in zip(classes, matrix):
@@ -317,11 +318,11 @@ def results_table(metrics: Mapping[str, Any], classes: Sequence[str]) -> str:
 
 
 def versions() -> dict[str, Any]:
-  """What the run runs on.
+  """Versions and devices of this process.
 
   Returns:
     Versions of Python and the libraries, the devices, and the git commit of
-    the source tree where there is one (`-dirty` with changed files).
+    the source tree if there is one (`-dirty` with uncommitted changes).
   """
   devices = jax.devices()
   result = {
@@ -341,7 +342,7 @@ def versions() -> dict[str, Any]:
 
 def _git_commit() -> str:
   root = epath.Path(vemd_jax.__file__).parent.parent
-  # An installed package may lie inside somebody else's repository.
+  # An installed package may be inside an unrelated repository.
   if not (root / '.git').exists():
     return ''
 
@@ -362,9 +363,9 @@ def _git_commit() -> str:
 
 
 class _Board:
-  """Writes TensorBoard events at once, in the calling thread.
+  """Writes TensorBoard events synchronously.
 
-  tensorboardX's own writer has a queue, and a killed run loses what is in it.
+  tensorboardX's SummaryWriter has a queue, whose events a killed run loses.
   """
 
   def __init__(self, folder: epath.Path):
@@ -389,7 +390,7 @@ class _Board:
 
 
 def _append(path: epath.Path, text: str) -> None:
-  if '://' in str(path):  # A bucket's objects cannot grow.
+  if '://' in str(path):  # Objects in a bucket cannot be appended to.
     path.write_text((path.read_text() if path.exists() else '') + text)
     return
   with path.open('a') as f:
@@ -397,7 +398,7 @@ def _append(path: epath.Path, text: str) -> None:
 
 
 def _keep_lines(path: epath.Path, wanted: Callable[[dict], bool]) -> None:
-  """Rewrites metrics.jsonl with the lines that are whole and wanted."""
+  """Rewrites metrics.jsonl with the complete lines that `wanted` accepts."""
   if not path.exists():
     return
   kept = []
@@ -405,7 +406,7 @@ def _keep_lines(path: epath.Path, wanted: Callable[[dict], bool]) -> None:
     try:
       line = json.loads(text)
     except ValueError:
-      continue  # Torn by a kill.
+      continue  # Truncated when a run was killed.
     if wanted(line):
       kept.append(text + '\n')
   part = path.with_name(path.name + '.part')
@@ -414,7 +415,7 @@ def _keep_lines(path: epath.Path, wanted: Callable[[dict], bool]) -> None:
 
 
 def _plain(value: Any) -> Any:
-  """Arrays, NumPy and JAX numbers as Python numbers and lists."""
+  """Converts arrays, NumPy and JAX numbers to Python numbers and lists."""
   if isinstance(value, Mapping):
     return {str(name): _plain(v) for name, v in value.items()}
   if isinstance(value, str | None):
@@ -423,7 +424,7 @@ def _plain(value: Any) -> Any:
 
 
 def _finite(value: Any) -> Any:
-  """JSON has no NaN and no infinity: null instead."""
+  """Replaces NaN and infinity by None, since JSON has neither."""
   if isinstance(value, dict):
     return {name: _finite(v) for name, v in value.items()}
   if isinstance(value, list):

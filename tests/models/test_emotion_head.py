@@ -11,8 +11,7 @@ import pytest
 
 from tests.models import vemd_cases
 from vemd_jax.models import emotion_head
-from vemd_jax.models.torch import convert as torch_import
-from vemd_jax.models.torch import layout
+from vemd_jax.models.torch import layout, vemd_layout
 
 GRID = (7, 7, 16)
 
@@ -45,7 +44,7 @@ def golden_head(golden, **changes):
       },
       config['variant'],
   )
-  rows = torch_import.head_rows(fields, GRID)
+  rows = vemd_layout.head_rows(fields, GRID)
   variables = layout.to_variables(rows, golden.state_dict())
   head = emotion_head.EmotionHead(
       num_classes=3, **{**fields['head'], **changes}

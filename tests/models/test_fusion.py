@@ -197,7 +197,7 @@ def test_modality_dropout_only_in_training():
 def test_first_batch_must_show_the_modalities():
   vemd, batch = model()
   del batch['text_embedding']
-  with pytest.raises(ValueError, match="has text, the first batch no 'text_em"):
+  with pytest.raises(ValueError, match="uses text, but the batch has no 'text"):
     jax.eval_shape(
         lambda k: vemd.init(k, batch, dataset='first', train=False),
         jax.random.key(0),

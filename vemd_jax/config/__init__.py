@@ -1,8 +1,8 @@
 """The config of a run: defaults, options, checks.
 
 A recipe is a file with `get_config(options='')` that starts from `default()`,
-changes what it wants and ends with `finish(config, options)`. Only programs and
-recipes import this package; the pieces below get the values that they need.
+sets fields and ends with `finish(config, options)`. Only programs and recipes
+import this package; other modules receive the values that they need.
 """
 
 from vemd_jax.config.checks import MODES, active_losses, check, datasets

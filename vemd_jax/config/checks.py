@@ -1,4 +1,4 @@
-"""What a config says about a run, and which values are refused."""
+"""Values derived from a config, and validation of its fields."""
 
 import difflib
 
@@ -9,7 +9,7 @@ from vemd_jax.config.options import DECODERS, VARIANTS
 from vemd_jax.data import sources
 from vemd_jax.models import layers
 
-# Keys that also take an import path, package.module:name.
+# Keys that also accept an import path, package.module:name.
 IMPORTABLE = (
     'data.source',
     'model.encoder.name',
@@ -53,7 +53,7 @@ def active_losses(config: ConfigDict) -> dict[str, dict]:
     config: the whole config.
 
   Returns:
-    Name -> entry, without the field `decoder`; metrics have the weight 0.
+    Name -> entry without the field `decoder`; metrics have weight 0.
 
   Raises:
     ValueError: if a metric has the name of a loss term.
@@ -79,20 +79,21 @@ def active_losses(config: ConfigDict) -> dict[str, dict]:
   for name, entry in config.metrics.items():
     if name in active:
       raise ValueError(
-          f'config.metrics.{name}: a loss term has this name; expected another'
+          f'config.metrics.{name}: a loss term has this name; expected another '
+          'name'
       )
     active[name] = {**entry.to_dict(), 'weight': 0.0}
   return active
 
 
 def check(config: ConfigDict) -> None:
-  """Rejects values that fit their type and still make no sense.
+  """Checks values and combinations of values that types do not exclude.
 
   Args:
     config: the whole config.
 
   Raises:
-    ValueError: names the key, the value, and what was expected.
+    ValueError: names the key, its value, and valid values.
   """
   choices = {
       'mode': MODES,

@@ -9,15 +9,14 @@ def parse_flags(argv: list[str], *needed: str) -> list[str]:
   """Parses the command line of a program that takes a recipe by `--config`.
 
   Args:
-    argv: of the program.
-    *needed: names of the flags that must be given, `config` among them.
+    argv: arguments of the program.
+    *needed: names of required flags, including `config`.
 
   Returns:
-    The arguments that are no flags.
+    The arguments that are not flags.
 
   Raises:
-    SystemExit: with one line that says what is wrong, a recipe's own error
-      included.
+    SystemExit: with a one-line message, also for errors raised by the recipe.
   """
   try:
     argv = flags.FLAGS(argv)
@@ -25,12 +24,13 @@ def parse_flags(argv: list[str], *needed: str) -> list[str]:
       text = 'both {} are needed' if len(needed) > 1 else '{} is needed'
       names = ' and '.join(f'--{name}' for name in needed)
       raise ValueError(text.format(names))
-    # A recipe that could not be loaded says so at its first use only.
+    # Errors of a recipe are raised only when the config is first accessed.
     _ = flags.FLAGS['config'].value.mode
     return argv
-  except Exception as error:  # A recipe may raise whatever it likes.
+  except Exception as error:  # A recipe may raise any exception.
     lines = str(error).strip().splitlines() or [repr(error)]
-    # A recipe's own error comes with its traceback; the last line says it.
+    # absl includes the traceback of a recipe's error in the message; its last
+    # line is the error itself.
     nested = any(line.startswith('Traceback') for line in lines)
     text = ' '.join(lines[-1:] if nested else lines)
     sys.exit(f'error: {" ".join(text.split())}')

@@ -1,4 +1,4 @@
-"""The default config at the paper's size, and the recipes of its datasets."""
+"""The default config, at the paper's size, and the base recipe of a dataset."""
 
 from ml_collections import ConfigDict
 
@@ -10,57 +10,59 @@ LABELLED = tuple(n for n, d in datasets_lib.DATASETS.items() if d.labels)
 
 
 def default() -> ConfigDict:
-  """The whole config at the paper's size (arXiv 2604.02397, section 4)."""
+  """The default config, at the paper's size (arXiv 2604.02397, section 4)."""
   config = ConfigDict()
   config.seed = 0
   config.mode = 'both'
 
-  # Either a number of steps or of epochs; steps win where both are given.
+  # Training length; epochs are used if steps is 0.
   config.steps = 0
   config.epochs = 50.0
-  # Of all processes together.
+  # Global batch size, over all processes.
   config.batch_size = 32
 
   config.data = ConfigDict({
       'name': 'group_scenes',
-      # group_scenes | folder | tfds (what vemd_jax.data.prepare writes), or
+      # group_scenes | folder | tfds (written by vemd_jax.data.prepare), or
       # package.module:function, called with these settings and a split.
       'source': 'group_scenes',
       'root': '',
-      # Settings of a source of your own.
+      # Additional settings for a custom source.
       'source_kwargs': {},
-      # In order; () takes them from the data.
+      # Class names in label order; () reads them from the data.
       'classes': (),
       'train_split': 'train',
       'val_split': 'val',
       'test_split': '',
-      # Share of the training split held out to choose the checkpoint; the
-      # val split is then only reported.
+      # Share of the training split that is held out for checkpoint selection;
+      # the val split is then used for the final report only.
       'holdout': 0.0,
-      # Cross-validation fold, where the dataset has them (DFEW: 1 to 5).
+      # Cross-validation fold of a dataset that has folds (DFEW: 1 to 5).
       'fold': 0,
-      # Drawn weight * size times an epoch, in a mixture.
+      # In a mixture, weight * size samples are drawn per epoch.
       'weight': 1.0,
       'image_size': 224,
       'frames': 1,
       'max_people': 10,
-      # Most regions of people without labels (COCO's crowds), where no heatmap
-      # counts; images with more are not annotated. 0 knows of none.
+      # Maximum number of ignore regions per image: unlabelled people, such as
+      # COCO's crowds, that are masked out of the heatmap loss. Images with more
+      # count as not annotated. 0 disables ignore regions.
       'max_ignore': 0,
       'grayscale': False,
-      # Which of the annotations are used.
+      # Which annotations are used.
       'labels': True,
       'bodies': True,
       'faces': True,
-      # What an annotation without anybody means: mask (nothing was found, no
-      # loss) or nobody (an empty map is the truth).
+      # Meaning of an annotation without people: mask (detection failed, no
+      # loss) or nobody (the target is an empty map).
       'empty_annotation': 'mask',
-      # Where the heatmaps are rendered: device or host.
+      # Where target heatmaps are rendered: device or host.
       'targets': 'device',
-      # Side of the heatmaps; 0 takes it from the model.
+      # Side of the target heatmaps; 0 uses the size that the model decodes.
       'heatmap_size': 0,
+      # Width of a limb in the target heatmaps, in heatmap pixels.
       'sigma': 1.0,
-      # A run stops when more than this share of its samples is unreadable.
+      # Training fails if more than this share of the samples is unreadable.
       'max_unreadable': 0.05,
       'num_threads': 4,
       'num_workers': 0,
@@ -75,12 +77,13 @@ def default() -> ConfigDict:
           'saturation': 0.2,
           'hue': 0.02,
       },
-      # Lengths and widths of optional inputs; 0 leaves them out.
+      # Lengths and widths of optional inputs; 0 disables them.
       'audio_frames': 0,
       'audio_dim': 0,
       'text_tokens': 0,
       'text_dim': 0,
-      # Width of features cached by vemd_jax.cache_features; 0 runs the ViT.
+      # Width of features cached by vemd_jax.cache_features; 0 runs the ViT
+      # instead of reading cached features.
       'vit_dim': 0,
       # Samples may have several labels (SAMSEMO).
       'multi_label': False,
@@ -88,7 +91,8 @@ def default() -> ConfigDict:
           'cue': 'both',
           'size': 224,
           'people': (1, 10),
-          # 1 shows whole people; 1.45 cuts them at the hips: larger faces.
+          # 1 shows whole people; 1.45 crops them at the hips, which makes the
+          # faces larger.
           'zoom': 1.0,
           'train_samples': 4000,
           'val_samples': 500,
@@ -96,7 +100,7 @@ def default() -> ConfigDict:
           'seed': 0,
       },
   })
-  # Several datasets in one run: name -> what differs from config.data.
+  # Several datasets in one run: name -> fields that differ from config.data.
   config.mixture = ConfigDict()
 
   config.model = ConfigDict({
@@ -112,7 +116,8 @@ def default() -> ConfigDict:
           'blocks': 5,
           'stem_stride': 1,
           'normalization': 'imagenet',
-          # vit_b, vit_l: grid, or reference (its scrambled reshape).
+          # For vit_b and vit_l: grid, or reference (the scrambled reshape of
+          # the reference).
           'token_order': 'grid',
       },
       'latent': {'dim': 512, 'deterministic': False},
@@ -120,7 +125,8 @@ def default() -> ConfigDict:
       'heatmap': {
           'stages': 6,
           'bottleneck': 2048,
-          # Each doubles the grid: three make 56 x 56 of 7 x 7.
+          # Channels of the upsampling stages; each doubles the resolution, so
+          # three stages map 7 x 7 to 56 x 56.
           'widths': (512, 256, 128),
           'features': 256,
           'stage_width': 256,
@@ -144,7 +150,8 @@ def default() -> ConfigDict:
           'width': 512,
           'dropout': 0.1,
           'classifier_dropout': 0.1,
-          # flat (the paper) or pooled (learns from fewer pictures).
+          # flat (as in the paper) or pooled (fewer parameters, needs less
+          # training data).
           'latent_input': 'flat',
           'sr_input': 'projected',
           'proj_dim': 512,
@@ -160,7 +167,8 @@ def default() -> ConfigDict:
   })
 
   # name -> term; `decoder` limits a term to one kind of decoder, `part` in its
-  # kwargs to models that decode the part. Terms without place are left out.
+  # kwargs to models that decode the part. Terms that do not apply to the model
+  # are skipped.
   config.losses = ConfigDict({
       # class_weights: '' (all 1), 'balanced' (from the labels), or numbers in
       # the order of the classes: '1,0.5,2'.
@@ -179,8 +187,8 @@ def default() -> ConfigDict:
       'kl': loss('kl', 1e-4, warmup_steps=1000, free_bits=0.0),
   })
 
-  # Reported with the metrics and not trained on: name -> entry with fn and
-  # kwargs, as in config.losses; a term of vemd_jax.losses or of your own.
+  # Loss terms that are reported but not trained on: name -> entry with fn and
+  # kwargs, as in config.losses; fn is a built-in term or an import path.
   config.metrics = ConfigDict()
 
   config.optim = ConfigDict({
@@ -195,33 +203,35 @@ def default() -> ConfigDict:
       'b1': 0.9,
       'b2': 0.999,
       'weight_decay': 0.0,
-      # Global norm of the gradient; 0 does not clip.
+      # Maximum global norm of the gradients; 0 disables clipping.
       'clip': 1.0,
-      # Micro-batches a step.
+      # Micro-batches per step (gradient accumulation).
       'accumulation': 1,
-      # 0 keeps no moving average of the parameters.
+      # Decay of the moving average of the parameters; 0 disables it.
       'ema_decay': 0.0,
       # Top-level modules that are not trained.
       'frozen': ('vit',),
-      # One optimiser state for each dataset of a mixture (the reference's way).
+      # A separate optimizer state for each dataset of a mixture, as in the
+      # reference.
       'per_dataset': False,
   })
 
-  # Devices along each axis; -1 takes what is left. Parameters with at least
-  # min_shard_size elements are split over fsdp.
+  # Size of each mesh axis; -1 uses the remaining devices. Parameters with at
+  # least min_shard_size elements are sharded over fsdp.
   config.mesh = ConfigDict({'data': -1, 'fsdp': 1, 'min_shard_size': 2**18})
 
   config.checkpoint = ConfigDict({
-      # Steps between checkpoints; each evaluation saves one, too.
+      # Steps between checkpoints; every evaluation also saves one.
       'every': 500,
       'keep_latest': 1,
       'keep_best': 1,
       'best_metric': 'accuracy',
-      # max | min; auto: min for the loss and squared errors, else max.
+      # max | min | auto (min for the loss and squared errors, else max).
       'best_mode': 'auto',
-      # Workdir of another run to go on from.
+      # Workdir of another run to resume, with optimizer state and step.
       'resume': '',
-      # Weights to start from: files of vemd_jax.models.torch_import, workdirs.
+      # Weights to start from: workdirs or outputs of
+      # vemd_jax.models.torch_import, loaded in this order.
       'init_from': (),
   })
 
@@ -229,9 +239,12 @@ def default() -> ConfigDict:
       # Steps between evaluations; 0 evaluates only at the end.
       'every': 500,
       'batch_size': 32,
+      # Number of clips on the sheet of an evaluation; 0 writes no pictures.
       'pictures': 8,
   })
+  # Steps between progress lines.
   config.log_every = 20
+  # First step and number of steps to profile; 0 steps disable the profiler.
   config.profile = ConfigDict({'start': 0, 'steps': 0})
   return config
 
@@ -249,10 +262,10 @@ def loss(
 
   Args:
     fn: name of a function in `vemd_jax.losses`, or `package.module:function`.
-    weight: factor of the term in the total.
-    decoder: '' or the decoder that the term needs.
-    schedule: how the weight goes over the steps, see `losses.prepare`.
-    warmup_steps: steps over which the weight rises.
+    weight: weight of the term in the total loss.
+    decoder: decoder that the term requires, or ''.
+    schedule: schedule of the weight, see `losses.prepare`.
+    warmup_steps: number of steps over which the weight rises from 0.
     start_step: step before which the weight is 0.
     **kwargs: passed to the function.
 
@@ -284,14 +297,14 @@ def metric(fn: str, **kwargs) -> ConfigDict:
 
 
 def for_dataset(name: str) -> ConfigDict:
-  """The paper's recipe for one of its datasets, with the reference's numbers.
+  """The paper's recipe for a dataset, with the reference's hyperparameters.
 
   Args:
-    name: in `vemd_jax.data.datasets`.
+    name: dataset name in `vemd_jax.data.datasets`.
 
   Returns:
-    A config whose facts come from the table of datasets; `data.root` is where
-    `vemd_jax.data.prepare` has written.
+    A config with the dataset's properties; `data.root` must be set to the
+    output of `vemd_jax.data.prepare`.
   """
   facts = datasets_lib.get(name)
   config = default()
@@ -326,6 +339,6 @@ def for_dataset(name: str) -> ConfigDict:
       metrics.metric(facts.metrics[0]) if facts.labels else 'loss'
   )
   if facts.labels:
-    # Stage 1 of the paper gives the ViT: configs/stage1.py.
+    # The weights of the ViT come from stage 1, configs/stage1.py.
     config.model.vit.name = 'clip_vit_l_14'
   return config

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 
 def save(config: ConfigDict, path: epath.PathLike) -> None:
-  """Writes the config as JSON, in one piece."""
+  """Writes the config as JSON, atomically."""
   path = epath.Path(path)
   part = path.with_name(path.name + '.part')
   part.write_text(json.dumps(config.to_dict(), indent=2) + '\n')
@@ -24,8 +24,8 @@ def load(path: epath.PathLike) -> ConfigDict:
     The config, locked.
 
   Raises:
-    FileNotFoundError: names the file.
-    ValueError: if the file is no config.
+    FileNotFoundError: if the file does not exist.
+    ValueError: if the file is not a config.
   """
   path = epath.Path(path)
   if not path.exists():
@@ -37,7 +37,7 @@ def load(path: epath.PathLike) -> ConfigDict:
 
 
 def _tuples(value):
-  """JSON has lists where configs have tuples."""
+  """Converts lists to tuples, which JSON does not have."""
   if isinstance(value, dict):
     return {k: _tuples(v) for k, v in value.items()}
   if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""The options that a recipe understands, and what they change.
+"""The options of recipes and the config changes that they make.
 
 Options are given after a colon: `--config=configs/folder.py:tiny,ve_sd`.
 """
@@ -18,21 +18,22 @@ DECODERS = ('heatmap', 'person_query')
 
 def laptop(config: ConfigDict) -> None:
   """Changes a config to a size that trains on two CPU cores."""
-  # Many small steps leave the first plateau sooner than few large ones.
+  # For a given compute budget, many steps with a small batch leave the initial
+  # plateau sooner than few steps with a large one.
   config.batch_size = 16
   config.data.image_size = 112
   config.data.cache = True
-  # More Python threads get into each other's way where cores are few.
+  # With few cores, additional Python threads only contend for the GIL and CPU.
   config.data.num_threads = 1
-  # Who is cut off takes a part of the mood away.
+  # Crops are mild, since removing people can change the emotion of the group.
   config.data.augment.update(crop_scale=(0.7, 1.0), hue=0.0)
-  # On the CPU NumPy renders them several times faster than XLA.
+  # On the CPU, NumPy renders target heatmaps several times faster than XLA.
   config.data.targets = 'host'
   config.model.encoder.update(
       name='residual', width=16, blocks=3, stem_stride=2
   )
   config.model.latent.dim = 64
-  # Heatmaps of a quarter of the image's side, as in the paper.
+  # The heatmap side is a quarter of the image side, as in the paper.
   config.model.heatmap.update(
       stages=1,
       bottleneck=64,
@@ -56,12 +57,13 @@ def laptop(config: ConfigDict) -> None:
       weight_decay=1e-2,
       ema_decay=0.998,
   )
-  # At the paper's weight the structure's gradient drowns the emotion's, and a
-  # small encoder learns nothing else in the time that a laptop has.
+  # With the paper's weights the gradients of the structure losses dominate, and
+  # a small encoder does not learn the emotion in a short training.
   for part in ('body', 'face'):
     config.losses[f'{part}_heatmap'].weight = 0.1
-    # As DETR weighs them: a limb that is nearly right still pulls, and few
-    # queries that stand for nobody count as much as many.
+    # L1 weight as in DETR; a small beta keeps the gradient of smooth L1 for
+    # nearly correct limbs. With 10 instead of 100 queries there are few
+    # unmatched ones, so their presence loss need not be down-weighted.
     config.losses[f'{part}_query'].weight = 1.0
     config.losses[f'{part}_query'].kwargs.update(
         l1_weight=5.0, beta=0.05, no_object=1.0
@@ -69,22 +71,22 @@ def laptop(config: ConfigDict) -> None:
 
 
 def _audio(config: ConfigDict) -> None:
-  """Fuses the log-mel spectrogram of the clip: 10 s at 100 frames a second."""
+  """Fuses the log-mel spectrogram of the clip: 10 s at 100 frames/s."""
   config.data.update(audio_frames=1000, audio_dim=64)
   config.model.fusion.update(audio='mel', modality_dropout=0.1)
 
 
 def _text(config: ConfigDict) -> None:
-  """Fuses embeddings of the transcript, 384 wide as MiniLM's."""
+  """Fuses embeddings of the transcript, of MiniLM's width 384."""
   config.data.update(text_tokens=64, text_dim=384)
   config.model.fusion.update(text=True, modality_dropout=0.1)
 
 
 def _cached(config: ConfigDict) -> None:
-  """Reads the frozen ViT's features where vemd_jax.cache_features put them."""
+  """Reads the frozen ViT's features cached by vemd_jax.cache_features."""
   name = config.model.vit.name
   if name == 'none' or config.model.variant == 'vit':
-    raise ValueError('the option cached needs a recipe with a frozen ViT')
+    raise ValueError('the option cached requires a recipe with a frozen ViT')
   config.data.vit_dim = vit.VITS[name]['dim']
   for data in config.mixture.values():
     if not data.get('labels', True):
@@ -92,7 +94,7 @@ def _cached(config: ConfigDict) -> None:
 
 
 def reference(config: ConfigDict) -> None:
-  """Sets every switch to what the authors' code does, faults included."""
+  """Sets all fields to reproduce the authors' code, including its bugs."""
   config.model.dtype = 'float32'
   config.model.latent.deterministic = True
   config.model.encoder.token_order = 'reference'
@@ -114,7 +116,7 @@ def reference(config: ConfigDict) -> None:
 
 
 def _from_run(config: ConfigDict, workdir: str) -> None:
-  """Starts from another run: takes over its sizes and its weights."""
+  """Starts from another run: copies its sizes and loads its weights."""
   other = files.load(epath.Path(workdir) / 'config.json')
   name = config.data.name
   config.model.update(other.model)
@@ -172,17 +174,18 @@ def finish(
   """Applies the options of a recipe's argument and locks the config.
 
   Args:
-    config: the recipe.
-    options: comma-separated; a variant, a decoder, `laptop`, `tiny`,
-      `from=WORKDIR` (the sizes and the weights of another run), or one of
-      the recipe's own.
+    config: config of the recipe.
+    options: comma-separated options: a variant, a decoder, `laptop`, `tiny`,
+      `from=WORKDIR` (sizes and weights of another run), or one of the recipe's
+      own options.
     more: the recipe's own options, name -> function that changes the config.
 
   Returns:
-    The config, locked: an unknown key or a value of the wrong type fails.
+    The config, locked: setting an unknown key or a value of the wrong type
+    raises an error.
 
   Raises:
-    ValueError: for a option that neither the recipe nor this module knows.
+    ValueError: for an option that neither the recipe nor this module defines.
   """
   known = dict(more or {})
   for variant in VARIANTS:
@@ -203,10 +206,10 @@ def finish(
   for option in given:
     if option not in known:
       raise ValueError(
-          f'unknown option {option!r} of the config; this recipe knows '
+          f'unknown option {option!r} of the config; this recipe has '
           f'{", ".join(sorted([*known, "from=WORKDIR"]))}'
       )
-  # tiny comes last, whatever the order: it shrinks what the others have set.
+  # tiny is applied last, since it shrinks values that other options set.
   for option in sorted(given, key=lambda w: w == 'tiny'):
     known[option](config)
   return config.lock()

@@ -1,4 +1,4 @@
-"""A trained run as a function, and photographs and videos as its inputs."""
+"""Inference with a trained run, on photographs and videos."""
 
 from vemd_jax.inference.model import Model, Prediction, load, predict_clips
 

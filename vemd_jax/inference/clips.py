@@ -1,4 +1,4 @@
-"""Photographs and videos as clips of images."""
+"""Reads photographs and videos as clips of images."""
 
 import os
 import pathlib
@@ -18,15 +18,15 @@ PHOTO_SUFFIXES = (
 
 
 class Unreadable(Exception):
-  """A file that is no picture; the message says why, without its name."""
+  """A file cannot be decoded; the message has the reason but not the path."""
 
 
 class Clip(NamedTuple):
-  """T images that are judged together.
+  """T images that are classified together.
 
   Attributes:
-    seconds: the middle of it in a video; None for a photograph.
-    images: the images in their own size.
+    seconds: time of the middle of the clip in a video; None for a photograph.
+    images: the images in their original size.
   """
 
   seconds: float | None
@@ -34,17 +34,17 @@ class Clip(NamedTuple):
 
 
 def read_photo(path: str, frames: int) -> Clip:
-  """A photograph as a clip: a model of clips sees it T times.
+  """Reads a photograph as a clip, repeated T times.
 
   Args:
-    path: of an image file.
+    path: path of an image file.
     frames: T.
 
   Returns:
     The clip.
 
   Raises:
-    Unreadable: if it cannot be opened, or is no image.
+    Unreadable: if it cannot be opened or is not an image.
   """
   try:
     with open(path, 'rb') as f:
@@ -59,26 +59,27 @@ def read_photo(path: str, frames: int) -> Clip:
 def read_video(
     path: str, frames: int, window: float, stride: float
 ) -> Iterator[Clip]:
-  """Cuts a video into overlapping clips; holds one of them at a time.
+  """Cuts a video into overlapping clips, with one of them in memory at a time.
 
-  A model of single images gets one every `stride` seconds.
+  For T = 1, one image every `stride` seconds is read.
 
   Args:
-    path: of a video file.
+    path: path of a video file.
     frames: T.
-    window: seconds that a clip lasts, for T > 1.
-    stride: seconds from one clip to the next.
+    window: duration of a clip in seconds, for T > 1.
+    stride: seconds between the starts of clips.
 
   Yields:
-    The clips. A video shorter than the window gives one, evenly spread.
+    The clips. A video shorter than the window gives one clip of evenly spaced
+    frames.
 
   Raises:
-    Unreadable: if it cannot be opened, or is no video.
+    Unreadable: if it cannot be opened or is not a video.
   """
   interval = window / frames if frames > 1 else stride
   hop = max(1, round(stride / interval))
   recent = deque(maxlen=frames)
-  count, new = 0, 0  # Images so far, and since the last clip.
+  count, new = 0, 0  # Images read in total, and since the last clip.
   for item in _sample_frames(path, interval):
     recent.append(item)
     count, new = count + 1, new + 1
@@ -100,7 +101,7 @@ def _clip(items: Iterable[tuple[float, np.ndarray]]) -> Clip:
 def _sample_frames(
     path: str, interval: float
 ) -> Iterator[tuple[float, np.ndarray]]:
-  """What is shown in the middle of each interval: (seconds, RGB image)."""
+  """The frame in the middle of each interval: (seconds, RGB image)."""
   number = 0
   start, now, shown, image = None, 0.0, None, None
 
@@ -128,32 +129,32 @@ def _sample_frames(
   except av.FFmpegError as error:
     if shown is None:
       raise Unreadable(f'not a readable video ({error.strerror})') from error
-    # A damaged end: what came before it is used.
+    # The end of the video is damaged; the frames before it are used.
   if shown is None:
-    raise Unreadable('no picture in the video')
+    raise Unreadable('no frame in the video')
   yield from take(now + length)
   if not number:  # Shorter than half an interval.
     yield now, _upright(shown)
 
 
 def _upright(frame: av.VideoFrame) -> np.ndarray:
-  # Telephones store the turn beside the picture.
+  # Phones store the rotation as metadata.
   turns = round(frame.rotation / 90) % 4
   return np.ascontiguousarray(np.rot90(frame.to_ndarray(format='rgb24'), turns))
 
 
 def find_inputs(paths: Sequence[str]) -> list[str]:
-  """Files to predict: folders are searched for photographs and videos.
+  """Lists input files; folders are searched for photographs and videos.
 
   Args:
     paths: files and folders.
 
   Returns:
-    Paths in the order given, a folder's in alphabetical order. A path that
-    does not exist stays, and fails when it is read.
+    Paths in the given order, those in a folder in alphabetical order. Missing
+    files are not checked here; reading them raises `Unreadable`.
 
   Raises:
-    ValueError: if a folder has neither.
+    ValueError: if a folder has neither photographs nor videos.
   """
   files = []
   for path in paths:

@@ -1,4 +1,4 @@
-"""A trained run as a function from images to the group's probabilities."""
+"""Loads a trained run as a function from images to class probabilities."""
 
 import functools
 import json
@@ -19,18 +19,18 @@ from vemd_jax.models.vemd import VEMD
 
 
 class Model(NamedTuple):
-  """A trained model, ready for images.
+  """A trained model for inference.
 
   Attributes:
-    config: of the run.
+    config: config of the run.
     classes: names of the C classes.
-    frames: T, images in a clip.
+    frames: number of images per clip, T.
     prepare: T uint8 [H, W, 3] images of any size -> uint8 [T, S, S, 3].
-    probabilities: jitted pure function, uint8 [B, T, S, S, 3] -> [B, C], the
-      group's probabilities of the classes.
+    probabilities: jitted pure function, uint8 [B, T, S, S, 3] -> [B, C], class
+      probabilities of the group emotion.
     outputs: jitted pure function, uint8 [B, T, S, S, 3] -> (probabilities,
       `Outputs` without latents).
-    decodes: whether the outputs have structure.
+    decodes: whether the outputs include decoded structure.
   """
 
   config: ConfigDict
@@ -43,13 +43,14 @@ class Model(NamedTuple):
 
 
 class Prediction(NamedTuple):
-  """What the model says about one clip.
+  """The prediction for one clip.
 
   Attributes:
-    clip: what it was given.
-    probabilities: [C] of the classes.
-    structure: of its middle image, see `viz.overlay_structure`.
-    input_size: (H, W) that the model has seen the image at.
+    clip: the clip.
+    probabilities: [C] class probabilities.
+    structure: decoded structure of the middle image, see
+      `viz.overlay_structure`; empty if the model decodes none.
+    input_size: (H, W) of the model input.
   """
 
   clip: Clip
@@ -59,18 +60,19 @@ class Prediction(NamedTuple):
 
 
 def load(workdir: epath.PathLike, dataset: str = '') -> Model:
-  """Reads the best checkpoint of a run.
+  """Loads the best checkpoint of a run.
 
   Args:
-    workdir: of the run.
-    dataset: which emotion head, for a model that has several.
+    workdir: workdir of the run.
+    dataset: dataset whose emotion head is used; required if the model has
+      several heads.
 
   Returns:
     The model.
 
   Raises:
     FileNotFoundError: if there is no run or no checkpoint.
-    ValueError: if the dataset does not say which head to use.
+    ValueError: if `dataset` does not identify a single emotion head.
   """
   if '://' not in str(workdir) and not os.path.isdir(workdir):
     raise FileNotFoundError(f"no folder {workdir}; expected a run's workdir")
@@ -109,7 +111,8 @@ def load(workdir: epath.PathLike, dataset: str = '') -> Model:
       classes=heads[dataset],
       frames=data.frames,
       prepare=lambda images: transform({'frames': images})['image'],
-      # The weights are an argument, not constants of the program.
+      # The variables are arguments, so that they are not compiled in as
+      # constants.
       probabilities=functools.partial(probabilities, variables),
       outputs=functools.partial(apply, variables),
       decodes=config.model.variant in ('ve_md', 've_md_sr'),
@@ -117,17 +120,17 @@ def load(workdir: epath.PathLike, dataset: str = '') -> Model:
 
 
 def choose_head(heads: Sequence[str], wanted: str) -> str:
-  """The emotion head to use.
+  """Selects the emotion head to use.
 
   Args:
-    heads: datasets whose emotions the model has learned.
-    wanted: one of them; may be empty where there is just one.
+    heads: datasets for which the model has an emotion head.
+    wanted: one of them; may be empty if there is only one.
 
   Returns:
-    Its name.
+    The dataset of the head.
 
   Raises:
-    ValueError: if there is no such head, or a choice to be made.
+    ValueError: if there is no such head, or several and `wanted` is empty.
   """
   if not heads:
     raise ValueError('this model has no emotion head, only structure')
@@ -145,9 +148,10 @@ def predict_clips(
   """Runs the model over clips, in batches of one size.
 
   Args:
-    model: what judges.
-    clips: any number of them.
-    batch_size: the last batch is filled up, so that one program serves all.
+    model: the model.
+    clips: any number of clips.
+    batch_size: number of clips per batch; the last batch is padded, so that the
+      model is compiled once.
 
   Yields:
     A prediction for each clip, in order.

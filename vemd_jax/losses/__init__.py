@@ -1,14 +1,15 @@
-"""Loss terms, and their weighted sum.
+"""Loss terms and their weighted sum.
 
 A term is a pure function `fn(outputs, batch, rng, **kwargs) -> Term`: one value
-per example and a mask of the examples that it applies to. A recipe names it by
-its function here or by import path, `package.module:function`:
+per example and a mask of the examples that it applies to. A recipe refers to it
+by the name of a function here or by import path, `package.module:function`:
 
   config.losses.kl = {'fn': 'kl', 'weight': 1e-4, 'warmup_steps': 1000,
                       'kwargs': {'free_bits': 0.1}}
 
-What the batch lacks (labels, annotation) masks a term out; what the model lacks
-(a decoder, a variance) is an error at trace time. Terms compute in float32.
+If the batch lacks the targets of a term (labels, annotations), the term is
+masked out; if the model lacks its outputs (a decoder, a variance), an error is
+raised at trace time. Terms are computed in float32.
 """
 
 from vemd_jax.losses.emotion import (

@@ -36,7 +36,7 @@ def _labels(term, outputs, batch, class_weights):
 
 
 def _without_labels(outputs: Outputs, batch: Batch) -> bool:
-  # A dataset without classes has no emotion head: its batches train the rest.
+  # A dataset without classes has no emotion head and trains the other modules.
   return outputs.logits is None or 'label' not in batch
 
 
@@ -55,11 +55,11 @@ def emotion_cross_entropy(
     batch: label, label_mask.
     rng: not used.
     label_smoothing: share of the target spread over all classes, 0..1.
-    class_weights: C numbers >= 0. The mean over examples is weighted by that of
-      the true class, as in torch; empty or None for equal weights.
+    class_weights: C numbers >= 0. The mean over examples is weighted by the
+      weight of the true class, as in torch; empty or None for equal weights.
 
   Returns:
-    Nats an example; labelled examples count.
+    Nats per example; examples without a label are masked.
   """
   del rng
   if _without_labels(outputs, batch):
@@ -74,10 +74,10 @@ def emotion_cross_entropy(
 def multi_label_emotion(
     outputs: Outputs, batch: Batch, rng: jax.Array
 ) -> Term:
-  """Cross-entropy to equal shares of all labels that an example has.
+  """Cross-entropy with a uniform target over all labels of an example.
 
-  The probabilities still sum to 1, so that the same head serves single labels
-  and several; of one label it is `emotion_cross_entropy`.
+  The probabilities still sum to 1, so the same head can be used for single and
+  multiple labels; for a single label this equals `emotion_cross_entropy`.
 
   Args:
     outputs: logits [B, C].
@@ -85,7 +85,7 @@ def multi_label_emotion(
     rng: not used.
 
   Returns:
-    Nats an example; those with a label count.
+    Nats per example; examples without a label are masked.
 
   Raises:
     ValueError: if the batch has no `label_multi_hot` of the logits' shape.
@@ -120,19 +120,20 @@ def focal_emotion(
     outputs: logits [B, C].
     batch: label, label_mask.
     rng: not used.
-    gamma: how much easy examples are held back; 0 is the cross-entropy.
+    gamma: strength of the down-weighting of easy examples; 0 gives the
+      cross-entropy.
     class_weights: as in `emotion_cross_entropy`.
 
   Returns:
-    One value an example; labelled examples count.
+    One value per example; examples without a label are masked.
   """
   del rng
   if _without_labels(outputs, batch):
     return empty_term(batch)
   logits, target, mask = _labels('focal_emotion', outputs, batch, class_weights)
   log_p = jnp.sum(target * jax.nn.log_softmax(logits), -1)
-  # 1 - p from the other classes' sum keeps its digits, and its power a finite
-  # derivative, where p is close to 1.
+  # The sum over the other classes is accurate where 1 - p would cancel, and its
+  # lower bound keeps the derivative of the power finite.
   others = jnp.sum((1 - target) * jax.nn.softmax(logits), -1)
   tiny = jnp.finfo(jnp.float32).tiny
   return Term(-(jnp.maximum(others, tiny) ** gamma) * log_p, mask)
@@ -145,19 +146,19 @@ def ordinal_emotion(
     *,
     class_weights: Sequence[float] | None = None,
 ) -> Term:
-  """Squared earth mover's distance on classes that have an order.
+  """Squared earth mover's distance for ordered classes.
 
-  The sum over c of `(P(class <= c) - [label <= c])^2` (arXiv 1611.05916): a
-  miss by two classes costs more than a miss by one.
+  The sum over c of `(P(class <= c) - [label <= c])^2` (arXiv 1611.05916): an
+  error of two classes costs more than an error of one.
 
   Args:
-    outputs: logits [B, C], classes from one end of the scale to the other.
+    outputs: logits [B, C], with classes in the order of the scale.
     batch: label, label_mask.
     rng: not used.
     class_weights: as in `emotion_cross_entropy`.
 
   Returns:
-    0..C-1 an example; labelled examples count.
+    0..C-1 per example; examples without a label are masked.
   """
   del rng
   if _without_labels(outputs, batch):

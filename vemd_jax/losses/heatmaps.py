@@ -1,4 +1,4 @@
-"""Loss terms of decoded limb heatmaps, and which pixels count."""
+"""Loss terms of decoded limb heatmaps, and the mask of ignored pixels."""
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +19,8 @@ from vemd_jax.models.outputs import Outputs
 
 
 def _heatmaps(term, outputs, batch, part):
-  """Logits [S, B, T, h, w, L], targets [B, T, h, w, L], frames [B, T], and
-  which pixels count, see `counted_pixels`."""
+  """Logits [S, B, T, h, w, L], targets [B, T, h, w, L], annotated frames
+  [B, T], and the pixel mask of `counted_pixels`; None without annotations."""
   structure = structure_of(term, outputs, part)
   if structure.heatmap_logits is None:
     raise ValueError(f'{term}: the model decodes no {part} heatmaps')
@@ -36,20 +36,20 @@ def _heatmaps(term, outputs, batch, part):
 
 
 def has_area(boxes: jax.Array) -> jax.Array:
-  """Which boxes [..., 4] have an area, [...] bool; the others fill up."""
+  """Which boxes [..., 4] have an area, [...] bool; the others are padding."""
   return (boxes[..., 0] < boxes[..., 2]) & (boxes[..., 1] < boxes[..., 3])
 
 
 def counted_pixels(batch: Batch, size: tuple[int, int]) -> jax.Array | None:
-  """Where a heatmap counts: outside the regions without labels.
+  """Mask of the heatmap pixels outside of ignore regions (unlabelled people).
 
   Args:
-    batch: `ignore_boxes` [B, T, R, 4], (x1, y1, x2, y2) in pixels of `image`,
-      or without; a box without area is none.
+    batch: batch with or without `ignore_boxes` [B, T, R, 4], (x1, y1, x2, y2)
+      in pixels of `image`; boxes without area are padding.
     size: (h, w) of the heatmaps.
 
   Returns:
-    [B, T, h, w, 1] float32, 0 or 1; None where every pixel counts.
+    [B, T, h, w, 1] float32, 0 or 1; None if there are no ignore boxes.
   """
   if 'ignore_boxes' not in batch:
     return None
@@ -70,11 +70,10 @@ def pixel_mean(values: jax.Array, weights: jax.Array | None) -> jax.Array:
 
   Args:
     values: [..., h, w, L].
-    weights: of the same axes, 1 long where they do not differ; None for equal
-      ones.
+    weights: broadcastable to `values`; None for equal weights.
 
   Returns:
-    [...]; 0 where all weights are.
+    [...]; 0 where all weights are 0.
   """
   axes = (-3, -2, -1)
   if weights is None:
@@ -94,11 +93,11 @@ def heatmap_mse(
 ) -> Term:
   """Sum over stages of the mean squared error of the sigmoid maps.
 
-  The reference's heatmap loss (arXiv 2604.02397).
+  This is the reference's heatmap loss (arXiv 2604.02397).
 
   Args:
     outputs: heatmap_logits of the part, [S, B, T, h, w, L].
-    batch: its target maps in 0..1 and which frames are annotated.
+    batch: target maps in 0..1 and the mask of annotated frames.
     rng: not used.
     part: 'body' or 'face'.
 
@@ -125,9 +124,10 @@ def heatmap_weighted_mse(
 ) -> Term:
   """`heatmap_mse` with weighted pixels and without unannotated limbs.
 
-  As in OpenPose (arXiv 1812.08008, eq. 5), a limb that nobody in the frame
-  shows does not count where there are people, since it may be there unlabelled;
-  and pixels on limbs, few among many, count more than the background.
+  As in OpenPose (arXiv 1812.08008, eq. 5), a limb that is visible on none of
+  the annotated people of a frame is masked out, since it may be present but
+  unlabelled. Pixels on limbs, which are few, have a larger weight than the
+  background.
 
   Args:
     outputs: heatmap_logits of the part.
@@ -171,14 +171,14 @@ def heatmap_focal(
 ) -> Term:
   """Focal loss for soft targets: `|t - p|^gamma` x binary cross-entropy.
 
-  The quality focal loss of arXiv 2006.04388.
+  This is the quality focal loss of arXiv 2006.04388.
 
   Args:
     outputs: heatmap_logits of the part.
     batch: target maps and annotated frames.
     rng: not used.
     part: 'body' or 'face'.
-    gamma: how much easy pixels are held back, >= 1.
+    gamma: strength of the down-weighting of easy pixels, >= 1.
 
   Returns:
     Sum over stages of the mean over pixels; mean over annotated frames.
@@ -212,11 +212,11 @@ def heatmap_awing(
     batch: target maps and annotated frames.
     rng: not used.
     part: 'body' or 'face'.
-    omega: height of the curved part.
-    theta: error at which the curve becomes a line.
-    epsilon: curvature.
-    alpha: exponent on the background, above 2.
-    weight: extra weight of pixels at or beside a target of 0.2 and more.
+    omega: scale of the nonlinear part.
+    theta: error at which the loss becomes linear.
+    epsilon: curvature of the nonlinear part.
+    alpha: exponent on the background, > 2.
+    weight: additional weight of pixels at or next to a target >= 0.2.
 
   Returns:
     Sum over stages of the mean over pixels; mean over annotated frames.

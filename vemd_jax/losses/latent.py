@@ -23,17 +23,18 @@ def kl(
   """KL divergence of the latent Gaussians from the standard normal.
 
   `KL(N(m, s^2) || N(0, 1)) = (m^2 + s^2 - log s^2 - 1) / 2` (arXiv 1312.6114,
-  app. B). Two encoders add up. A schedule of the weight is the term's beta.
+  app. B). Two encoders are summed. The weight of the term is the beta of a
+  beta-VAE, so a schedule of the weight anneals it.
 
   Args:
     outputs: latents, mean and log_variance [B, T, h, w, D].
     batch: mask.
     rng: not used.
-    free_bits: nats that each channel may hold for free; its divergence, the
-      mean over frames and positions, counts from there (arXiv 1606.04934).
+    free_bits: lower bound in nats of each channel's divergence, the mean over
+      frames and positions; below it there is no gradient (arXiv 1606.04934).
 
   Returns:
-    Nats a position, summed over channels.
+    Nats per position, summed over channels.
   """
   del rng
   values = jnp.zeros(batch['mask'].shape, jnp.float32)
@@ -42,7 +43,7 @@ def kl(
       raise ValueError('kl: the latent is deterministic and has no variance')
     mean, log_variance = f32(latent.mean), f32(latent.log_variance)
     check_same_shape('kl', mean, log_variance)
-    # expm1 keeps the digits near the prior, where exp(v) - 1 - v cancels.
+    # expm1 stays accurate near the prior, where exp(v) - 1 - v cancels.
     nats = 0.5 * (mean**2 + jnp.expm1(log_variance) - log_variance)
     channels = nats.mean((1, 2, 3))  # [B, D]
     values = values + jnp.maximum(channels, free_bits).sum(-1)
@@ -76,28 +77,28 @@ def mmd_contributions(
     bandwidths: Sequence[float] = (1.0,),
     estimator: str = 'biased',
 ) -> jax.Array:
-  """Each point's share of the squared maximum mean discrepancy.
+  """Contribution of each point to the squared maximum mean discrepancy.
 
   `MMD^2 = mean k(x, x') + mean k(y, y') - 2 mean k(x, y)` (Gretton et al., JMLR
-  13, 2012); the mean over the points that count is the estimate. Kernels:
+  13, 2012); the estimate is the mean over unmasked points. Kernels:
   'rbf' `exp(-d^2 / 2 s^2)`, 'imq' `2 s^2 / (2 s^2 + d^2)`, 'linear' `x . y`;
   several kernels and bandwidths are averaged.
 
   Args:
     x: [..., n, d] points.
-    y: [..., n, d] as many points of the other distribution.
-    mask: [..., n] bool, the pairs of points that count; None for all.
-    kernels: names.
-    bandwidths: s of rbf and imq.
-    estimator: 'biased' (all pairs, never below 0) or 'unbiased' (a point is not
-      paired with itself, nor with its own number in the other sample; needs two
-      points to say anything).
+    y: [..., n, d] points of the other distribution.
+    mask: [..., n] bool, indices whose points in `x` and `y` are used; None for
+      all.
+    kernels: kernel names.
+    bandwidths: bandwidths s of rbf and imq.
+    estimator: 'biased' (all pairs, >= 0) or 'unbiased' (excludes pairs of equal
+      index, within and across samples; requires at least two points).
 
   Returns:
     [..., n] float32, 0 where masked.
 
   Raises:
-    ValueError: for shapes, kernels or estimators that do not exist.
+    ValueError: for different shapes, or unknown kernels or estimators.
   """
   x, y = f32(x), f32(y)
   check_same_shape('mmd', x, y)
@@ -124,8 +125,8 @@ def mmd_contributions(
     for bandwidth in (0.0,) if name == 'linear' else bandwidths:
       within = _kernel(name, x, x, bandwidth) + _kernel(name, y, y, bandwidth)
       across = _kernel(name, x, y, bandwidth)
-      # k(x, y) of row i and of column i: the same sum, and both gradients
-      # reach the point whose share it is.
+      # 2 k(x, y) is split into row i and column i: the total is the same, and
+      # x_i and y_i both appear in the contribution of point i.
       shares.append(within - across - jnp.swapaxes(across, -1, -2))
   h = sum(shares) / len(shares)
   return (h * pairs).sum(-1) / jnp.maximum(pairs.sum(-1), 1.0)
@@ -144,25 +145,26 @@ def mmd(
 ) -> Term:
   """Maximum mean discrepancy of the latent from the standard normal.
 
-  InfoVAE's divergence (arXiv 1706.02262). In the batch form the points are the
-  latent vectors that the batch's frames have at one position of the grid, so
-  that it tests the aggregate posterior there; positions are averaged. An
-  example's value is its share of the estimate. In the reference's row form the
-  points are the h rows (w-vectors) of each channel of each frame; with
-  `include_vit` it is the authors' loss.
+  This is InfoVAE's divergence (arXiv 1706.02262). In the batch form the points
+  are the latent vectors of the batch's frames at one position of the grid, so
+  it compares the aggregate posterior with the prior; positions are averaged.
+  The value of an example is its contribution to the estimate. In the
+  reference's row form the points are the h rows (w-vectors) of each channel of
+  each frame; with `include_vit` it equals the authors' loss.
 
   Args:
-    outputs: latents, their samples [B, T, h, w, D]; two encoders are joined.
+    outputs: latents, with samples [B, T, h, w, D]; those of two encoders are
+      concatenated.
     batch: mask.
-    rng: for the normal sample.
+    rng: key of the sample from the standard normal.
     form: 'batch' or 'rows'.
     kernels: of 'rbf', 'imq', 'linear', averaged.
-    bandwidths: of rbf and imq; empty for 1 in the row form, and in the batch
-      form for 1/2, 1 and 2 times the root of the vector length (the distance
-      of two normal vectors is about 1.4 such roots).
-    estimator: 'biased' or 'unbiased'; empty for unbiased in the batch form, for
-      the reference's biased one in the row form.
-    include_vit: join the projected features of the frozen ViT.
+    bandwidths: bandwidths of rbf and imq; empty for 1 in the row form, and for
+      1/2, 1 and 2 times sqrt(d) in the batch form, where d is the vector length
+      (the distance of two normal vectors is about 1.4 sqrt(d)).
+    estimator: 'biased' or 'unbiased'; empty for unbiased in the batch form and
+      biased, as in the reference, in the row form.
+    include_vit: concatenate the projected features of the frozen ViT.
 
   Returns:
     Values whose mean is the estimate over the batch.
@@ -176,7 +178,7 @@ def mmd(
     parts.append(outputs.vit_latent)
   z = jnp.concatenate([f32(part) for part in parts], -1)
   b, t, h, w, d = z.shape
-  # The same numbers as for the shape itself, and compiled in a tenth the time.
+  # Sampling with one axis gives the same numbers and compiles ten times faster.
   prior = jax.random.normal(rng, (z.size,), jnp.float32).reshape(z.shape)
   counts = real(batch)
   if form == 'rows':

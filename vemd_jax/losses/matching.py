@@ -1,8 +1,9 @@
-"""Set matching between decoded queries and the people of a frame.
+"""Bipartite matching between decoded queries and the people of a frame.
 
-Everything works on any leading axes, written `...` below: frames, or clips and
-frames. A person is a limb vector `(x1, y1, x2, y2)` a limb, in 0..1 of the
-image, with a mask of the coordinates that exist, and a limb-limb adjacency.
+All functions accept any leading axes, written `...` below: frames, or clips and
+frames. A person is represented by a vector `(x1, y1, x2, y2)` in 0..1 of the
+image for each limb, a mask of the coordinates that exist, and the adjacency of
+its limbs.
 """
 
 from typing import NamedTuple
@@ -16,13 +17,13 @@ from vemd_jax import skeletons
 
 
 class People(NamedTuple):
-  """What the queries of a frame are matched with.
+  """The targets that the queries of a frame are matched with.
 
   Attributes:
-    limbs: [..., P, L, 4] (x1, y1, x2, y2) in 0..1; anything where missing.
+    limbs: [..., P, L, 4] (x1, y1, x2, y2) in 0..1; arbitrary where missing.
     exists: [..., P, L, 4] bool, the coordinates that exist.
     adjacency: [..., P, L, L] 0 or 1.
-    mask: [..., P] bool, the slots that hold a person to be found.
+    mask: [..., P] bool, the slots that hold a person with a visible joint.
   """
 
   limbs: jax.Array
@@ -32,11 +33,11 @@ class People(NamedTuple):
 
 
 class Match(NamedTuple):
-  """An assignment, seen from the people.
+  """An assignment of a query to each person.
 
   Attributes:
-    query: [..., P] int32, the query of each person (0 where none).
-    matched: [..., P] bool, False for padding and for people that got none.
+    query: [..., P] int32, index of the query of each person (0 if unmatched).
+    matched: [..., P] bool, False for padding and for unmatched people.
   """
 
   query: jax.Array
@@ -51,9 +52,9 @@ def people(
 ) -> People:
   """Limb targets of annotated people.
 
-  A limb with one end missing keeps the other end. Two limbs are adjacent where
-  they share a joint and both are visible. Someone without any visible joint
-  cannot be told from nobody and is left out of the mask.
+  If one end of a limb is missing, the other end is still used. Two limbs are
+  adjacent if they share a joint and both are visible. People without a visible
+  joint are masked out.
 
   Args:
     keypoints: [..., P, K, 3] (x, y, score) in pixels.
@@ -86,22 +87,23 @@ def people(
 
 
 def _smooth_l1(difference, beta):
-  # d^2 / 2 beta below beta, d - beta / 2 above; without a branch it is twice
-  # as fast on a CPU.
+  # d^2 / 2 beta below beta, d - beta / 2 above. This form without a branch is
+  # twice as fast on a CPU.
   size = jnp.abs(difference)
   near = jnp.minimum(size, beta)
   return near * (size - 0.5 * near) / beta
 
 
 def _softplus(x):
-  # jax.nn.softplus guards what cannot happen here, at three times the price.
+  # Three times as fast as jax.nn.softplus, which also handles cases (such as
+  # infinities) that do not occur here.
   return jnp.maximum(x, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
 
 
 def _limb_cost(limbs, targets, exists, beta):
   """Smooth L1 averaged over the coordinates that exist (0 if none do)."""
   exists = exists.astype(jnp.float32)
-  # A missing coordinate may hold anything, NaN included.
+  # A missing coordinate may have any value, including NaN.
   difference = jnp.where(exists > 0, limbs - targets, 0.0)
   cost = _smooth_l1(difference, beta).sum(-1)
   return cost / jnp.maximum(exists.sum(-1), 1.0)
@@ -146,7 +148,7 @@ def pair_costs(
     adjacency_weight: float = 0.5,
     beta: float = 1.0,
 ) -> jax.Array:
-  """Cost of every query for every person.
+  """Matching cost of each pair of query and person.
 
   `l1_weight` x smooth L1 of the limb vectors, averaged over the coordinates
   that exist, plus `adjacency_weight` x mean binary cross-entropy of the
@@ -161,10 +163,10 @@ def pair_costs(
     beta: where smooth L1 turns from quadratic to linear, in image sizes.
 
   Returns:
-    [..., Q, P] float32. Columns of absent people are not to be used.
+    [..., Q, P] float32. Columns of masked people are meaningless.
 
   Raises:
-    ValueError: if the shapes do not belong together.
+    ValueError: if the shapes are inconsistent.
   """
   _check(limbs, adjacency_logits, target)
   cost = l1_weight * _limb_cost(
@@ -175,8 +177,8 @@ def pair_costs(
   )
   if adjacency_logits is None:
     return cost
-  # BCE(x, t) = softplus(x) - t x: one matrix product instead of an array over
-  # queries x people x limbs x limbs.
+  # BCE(x, t) = softplus(x) - t x needs one matrix product instead of an array
+  # over queries x people x limbs x limbs.
   logits = _flatten(adjacency_logits)
   entropy = _softplus(logits).mean(-1)[..., :, None]
   agreement = jnp.einsum(
@@ -190,17 +192,17 @@ def pair_costs(
 
 
 def assign(cost: jax.Array, mask: jax.Array) -> Match:
-  """The cheapest assignment of queries to people (Hungarian algorithm).
+  """The assignment of minimal cost (Hungarian algorithm).
 
-  Every person gets a query of its own while there are enough; with more people
-  than queries the cheapest subset is served. No gradient passes.
+  Each person is assigned a different query; if there are more people than
+  queries, the subset of minimal cost is matched. There are no gradients.
 
   Args:
-    cost: [..., Q, P]; entries that are not finite rank after all others.
+    cost: [..., Q, P]; non-finite entries rank after all finite ones.
     mask: [..., P] bool, people that exist.
 
   Returns:
-    The match, seen from the people.
+    The match.
   """
   if mask.shape != (*cost.shape[:-2], cost.shape[-1]):
     raise ValueError(f'mask: shape {mask.shape} for costs {cost.shape}')
@@ -211,13 +213,14 @@ def assign(cost: jax.Array, mask: jax.Array) -> Match:
   present = mask.astype(bool)[..., None, :]
   usable = jnp.isfinite(cost) & present
   top = jnp.max(jnp.where(usable, jnp.abs(cost), 0.0), (-2, -1), keepdims=True)
-  # A padded person costs the same from every query, so it never changes who
-  # gets whom, and more than a real one, so it never takes a real one's query.
+  # The cost of padding is the same for all queries, so it does not change the
+  # assignment of real people, and higher than theirs, so it never takes their
+  # query.
   cost = jnp.where(usable, cost, 2.0 * top + 1.0)
   cost = jnp.where(present, cost, 4.0 * top + 2.0)
 
   def one(cost):
-    # The pairs come in no particular order.
+    # The pairs are returned in arbitrary order.
     row, column = assignment.hungarian_algorithm(cost)
     query = jnp.zeros(persons, jnp.int32).at[column].set(row.astype(jnp.int32))
     return query, jnp.zeros(persons, bool).at[column].set(True)
@@ -228,14 +231,14 @@ def assign(cost: jax.Array, mask: jax.Array) -> Match:
 
 
 def take(values: jax.Array, match: Match) -> jax.Array:
-  """What the matched queries say.
+  """Gathers the values of the matched queries.
 
   Args:
     values: [..., Q, *rest].
-    match: people of the same leading axes.
+    match: match with the same leading axes.
 
   Returns:
-    [..., P, *rest]; query 0's where a person is unmatched.
+    [..., P, *rest]; the values of query 0 for unmatched people.
   """
   rest = values.ndim - match.query.ndim
   index = match.query.reshape(*match.query.shape, *[1] * rest)
@@ -252,13 +255,13 @@ def matched_costs(
     adjacency_weight: float = 0.5,
     beta: float = 1.0,
 ) -> jax.Array:
-  """`pair_costs` of the matched pairs alone, the part that has gradients.
+  """`pair_costs` of the matched pairs only, for the loss and its gradient.
 
   Args:
     limbs: as in `pair_costs`.
     adjacency_logits: as in `pair_costs`.
     target: as in `pair_costs`.
-    match: who has which query.
+    match: the assignment.
     l1_weight: as in `pair_costs`.
     adjacency_weight: as in `pair_costs`.
     beta: as in `pair_costs`.
@@ -282,7 +285,7 @@ def matched_costs(
 
 
 def matched_mean(values: jax.Array, matched: jax.Array) -> jax.Array:
-  """Mean over the matched people of a frame, 0 where there are none.
+  """Mean over the matched people of a frame, 0 if there are none.
 
   Args:
     values: [..., P].
@@ -296,11 +299,11 @@ def matched_mean(values: jax.Array, matched: jax.Array) -> jax.Array:
 
 
 def taken(match: Match, queries: int) -> jax.Array:
-  """Which queries stand for somebody.
+  """Which queries are matched with a person.
 
   Args:
     match: the match.
-    queries: their number Q.
+    queries: number of queries Q.
 
   Returns:
     [..., Q] bool.
@@ -331,13 +334,13 @@ def set_loss(
     beta: where smooth L1 turns from quadratic to linear, in image sizes.
 
   Returns:
-    Loss of each frame [...], 0 without people, and the match. Gradients flow
-    through the matched costs only.
+    The loss of each frame [...], 0 without people, and the match. Gradients
+    flow through the matched costs only.
   """
   weights = dict(
       l1_weight=l1_weight, adjacency_weight=adjacency_weight, beta=beta
   )
-  # Without gradients here the backward pass touches matched pairs alone.
+  # stop_gradient restricts the backward pass to the matched pairs.
   cost = pair_costs(
       *jax.lax.stop_gradient((limbs, adjacency_logits, target)), **weights
   )
@@ -347,7 +350,7 @@ def set_loss(
 
 
 def joints(limbs: jax.Array, topology: np.ndarray, count: int) -> jax.Array:
-  """Joint positions from limb vectors: the mean of the limb ends that meet.
+  """Joint positions from limb vectors, as the mean of the limb ends there.
 
   Args:
     limbs: [..., L, 4] (x1, y1, x2, y2).

@@ -1,4 +1,4 @@
-"""Loss terms of PersonQuery decoders: sets of people."""
+"""Loss terms of PersonQuery decoders, which predict sets of people."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from vemd_jax.models.outputs import Outputs
 
 
 def _queries(term, outputs, batch, part):
-  """Structure, the people (none in frames that do not count), frames [B, T]."""
+  """Structure, target people (masked where not annotated), frames [B, T]."""
   structure = structure_of(term, outputs, part)
   if structure.limbs is None:
     raise ValueError(f'{term}: the model decodes no {part} queries')
@@ -50,10 +50,10 @@ def person_query(
 ) -> Term:
   """Set loss of the PersonQuery decoder (arXiv 2604.02397).
 
-  Each frame's people are matched with queries; the matched pairs' mean cost
-  (`matching.pair_costs`) is the loss. Where the model has presence logits, each
-  query also learns whether it stands for somebody: binary cross-entropy with
-  the "nobody" class weighted down as in DETR (arXiv 2005.12872).
+  The people of each frame are matched with queries; the loss is the mean cost
+  (`matching.pair_costs`) of the matched pairs. If the model has presence
+  logits, a binary cross-entropy of whether a query is matched is added, in
+  which unmatched queries are down-weighted as in DETR (arXiv 2005.12872).
 
   Args:
     outputs: limbs, adjacency_logits and presence_logits of the part.
@@ -62,13 +62,13 @@ def person_query(
     part: 'body' or 'face'.
     l1_weight: weight of the limb vectors, in the cost and the loss.
     adjacency_weight: weight of the adjacency, in the cost and the loss.
-    presence_weight: weight of the presence; without effect where it is off.
-    no_object: weight of a query that stands for nobody.
+    presence_weight: weight of the presence loss, if there are presence logits.
+    no_object: weight of unmatched queries in the presence loss.
     beta: where smooth L1 becomes linear, in image sizes.
 
   Returns:
-    Mean over the frames with people; with presence, plus its mean over all
-    annotated frames.
+    Mean of the matching loss over frames with people, plus the mean of the
+    presence loss over all annotated frames.
   """
   del rng
   queries = _queries('person_query', outputs, batch, part)
@@ -92,7 +92,7 @@ def person_query(
   bce = jax.nn.softplus(logits) - logits * somebody
   nobody = no_object * (1 - somebody)
   if 'ignore_boxes' in batch:
-    # Where people lack labels, a query without a match may be right.
+    # With unlabelled people in the frame, an unmatched query may be correct.
     known = ~has_area(f32(batch['ignore_boxes'])).any(-1)
     nobody = nobody * f32(known)[..., None]
   weight = somebody + nobody
@@ -105,7 +105,8 @@ def person_query(
   )
 
 
-# COCO-WholeBody (arXiv 2007.11858) has the constants of the 68 landmarks.
+# The constants of the 68 landmarks are those of COCO-WholeBody (arXiv
+# 2007.11858).
 OKS_SIGMAS = {
     'body': skeletons.BODY_SIGMAS,
     'face': np.array([
@@ -125,20 +126,20 @@ def oks_keypoints(
     part: str,
     area_share: float = 0.53,
 ) -> Term:
-  """`1 - OKS` of matched people: errors in units of person and joint.
+  """`1 - OKS` of matched people, an error relative to person size and joint.
 
-  Object keypoint similarity: the mean over existing limb ends of
-  `exp(-d^2 / (2 s^2 k^2))`, d in pixels, k = 2 sigma of the joint, s^2 the
-  person's area. Matched as in `person_query`, which it should go with: far from
-  the target its gradient vanishes.
+  Object keypoint similarity is the mean over existing limb ends of
+  `exp(-d^2 / (2 s^2 k^2))`, with d in pixels, k = 2 sigma of the joint, and s^2
+  the person's area. People are matched as in `person_query`, with which this
+  term should be combined, since its gradient vanishes far from the target.
 
   Args:
     outputs: limbs and adjacency_logits of the part.
     batch: as in `person_query`.
     rng: not used.
     part: 'body' or 'face'.
-    area_share: area of a person in their joints' bounding box (0.53 over
-      COCO's people).
+    area_share: area of a person relative to the bounding box of its joints
+      (0.53 on COCO).
 
   Returns:
     0..1, the mean over the frames with people of each example.
@@ -162,7 +163,8 @@ def oks_keypoints(
   low = jnp.min(jnp.where(exists, true, jnp.inf), (-3, -2))
   high = jnp.max(jnp.where(exists, true, -jnp.inf), (-3, -2))
   box = jnp.where(match.matched, jnp.prod(high - low, -1), 0.0)
-  # A single joint has no box: one pixel keeps the similarity defined.
+  # The box of a single joint has no area; at least one pixel keeps the
+  # similarity defined.
   area = jnp.maximum(area_share * box, 1.0)[..., None, None]
   k = 2 * OKS_SIGMAS[part][skeletons.QUERY_LIMBS[part]]  # [L, end]
   scale = area * jnp.broadcast_to(f32(k**2), squared.shape)

@@ -1,4 +1,4 @@
-"""What a loss term is, and the pieces that several of them share."""
+"""The types of loss terms, and helpers that several terms share."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -13,11 +13,11 @@ Batch = Mapping[str, jax.Array]
 
 
 class Term(NamedTuple):
-  """What a term says about a batch.
+  """The result of a loss term for a batch.
 
   Attributes:
-    values: [B] float32, one value an example.
-    mask: [B] bool, or a weight >= 0 an example.
+    values: [B] float32, one value per example.
+    mask: [B] bool, or a weight >= 0 per example.
   """
 
   values: jax.Array
@@ -25,12 +25,12 @@ class Term(NamedTuple):
 
 
 class Sums(NamedTuple):
-  """What the metrics keep of a term.
+  """Sums of a loss term over a batch, for the metrics.
 
   Attributes:
-    total: sum of the values that count.
-    count: how many they are.
-    weight: of the term at this step.
+    total: sum of the values times the mask.
+    count: sum of the mask.
+    weight: weight of the term at this step.
   """
 
   total: jax.Array
@@ -39,16 +39,16 @@ class Sums(NamedTuple):
 
 
 class Weighted(NamedTuple):
-  """A term as a recipe lists it.
+  """A loss term with the settings of a recipe.
 
   Attributes:
-    name: under which it reports itself.
-    fn: the term.
-    weight: factor in the total once it is warm.
+    name: name under which it is reported.
+    fn: the function of the term.
+    weight: weight in the total loss after the warm-up.
     schedule: 'constant' or 'cyclic', after the warm-up.
     start_step: step before which the weight is 0.
-    warmup_steps: steps over which it rises from 0.
-    kwargs: (name, value) pairs for the function.
+    warmup_steps: number of steps over which the weight rises from 0.
+    kwargs: (name, value) pairs of keyword arguments of the function.
   """
 
   name: str
@@ -65,7 +65,7 @@ def f32(values) -> jax.Array:
 
 
 def real(batch: Batch) -> jax.Array:
-  """[B] bool: neither padding nor an image that could not be read."""
+  """[B] bool, False for padding and for samples that could not be read."""
   real = batch['mask'].astype(bool)
   if 'unreadable' in batch:
     real = real & (batch['unreadable'] == 0)
@@ -78,11 +78,14 @@ def empty_term(batch: Batch) -> Term:
 
 
 def mean_over_frames(values, frames) -> Term:
-  """Mean over the frames that count; examples without one are masked.
+  """Mean over the selected frames; examples without one are masked.
 
   Args:
-    values: [B, T] one value a frame.
-    frames: [B, T] bool.
+    values: [B, T], one value per frame.
+    frames: [B, T] bool, the selected frames.
+
+  Returns:
+    The term.
   """
   values = jnp.where(frames, values, 0.0)
   count = frames.sum(1)

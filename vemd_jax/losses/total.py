@@ -1,4 +1,4 @@
-"""The terms of a recipe: looked up, checked, and added up by weight."""
+"""The loss of a recipe: lookup, validation and weighted sum of its terms."""
 
 import inspect
 import numbers
@@ -35,11 +35,11 @@ SCHEDULES = ('constant', 'cyclic')
 
 
 def resolve(name: str, key: str = 'loss') -> Callable[..., Term]:
-  """The loss term of that name.
+  """Finds the function of a loss term.
 
   Args:
     name: key of `TERMS`, or `package.module:function`.
-    key: the config key, for the message.
+    key: config key, for the error message.
 
   Returns:
     The function.
@@ -81,20 +81,21 @@ def prepare(config_losses: Mapping[str, Any]) -> tuple[Weighted, ...]:
   """Checks the terms of a recipe and looks up their functions.
 
   Args:
-    config_losses: name -> entry with `fn` (default: the name), `weight`
-      (default 1), `warmup_steps` over which the weight rises from 0,
-      `start_step` from which it does so, `schedule` 'constant' (it stays there)
-      or 'cyclic' (after as many steps at the top it starts from 0 again, arXiv
-      1903.10145), and `kwargs` of the function. A dict or a ConfigDict.
-      What only a late term trains has no second moments in Adam until then:
-      its first updates are several times the learning rate and may break it.
-      A second run with `checkpoint.init_from` starts gently.
+    config_losses: name -> entry, as a dict or a ConfigDict, with `fn` (default:
+      the name), `weight` (default 1), `start_step` before which the weight is
+      0, `warmup_steps` over which it then rises, `schedule` 'constant' (the
+      weight stays) or 'cyclic' (after another `warmup_steps` at its maximum it
+      restarts from 0, arXiv 1903.10145), and `kwargs` of the function.
+      Caution: parameters that only a term with a late `start_step` trains have
+      no second moments in Adam until then, so that their first updates are
+      several times the learning rate and may destabilize training. A second run
+      with `checkpoint.init_from` avoids this.
 
   Returns:
-    The terms in the order given.
+    The terms in the given order.
 
   Raises:
-    ValueError: names the key that is wrong.
+    ValueError: if an entry is invalid; names the key.
   """
   terms = []
   for name, entry in config_losses.items():
@@ -113,7 +114,9 @@ def prepare(config_losses: Mapping[str, Any]) -> tuple[Weighted, ...]:
           ' start_step, warmup_steps or kwargs'
       )
     if isinstance(weight, bool) or not isinstance(weight, numbers.Real):
-      raise ValueError(f'losses.{name}.weight: {weight!r} is no number')
+      raise ValueError(
+          f'losses.{name}.weight: {weight!r}, expected a number'
+      )
     for key, steps in (('start_step', start), ('warmup_steps', warmup)):
       if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
         raise ValueError(f'losses.{name}.{key}: {steps!r}, expected steps >= 0')
@@ -137,7 +140,9 @@ def prepare(config_losses: Mapping[str, Any]) -> tuple[Weighted, ...]:
         )
     )
   if not terms:
-    raise ValueError('losses: no term')
+    raise ValueError(
+        'losses: no term applies to this model, expected at least one'
+    )
   return tuple(terms)
 
 
@@ -145,8 +150,8 @@ def weight_at(term: Weighted, step: jax.Array | int) -> jax.Array:
   """Weight of a term at a step.
 
   Args:
-    term: of `prepare`.
-    step: of the training, from 0.
+    term: term from `prepare`.
+    step: training step, from 0.
 
   Returns:
     Scalar float32.
@@ -167,21 +172,21 @@ def total(
     terms: tuple[Weighted, ...],
     step: jax.Array | int,
 ) -> tuple[jax.Array, dict[str, Sums]]:
-  """The loss: sum over terms of weight x masked mean.
+  """The total loss: sum over terms of weight x masked mean.
 
   Args:
-    outputs: of the model.
-    batch: `mask` [B] and what the terms read.
-    rng: key; each term gets its own by its name.
-    terms: of `prepare`.
-    step: of the training, for the schedules.
+    outputs: outputs of the model.
+    batch: `mask` [B] and the targets of the terms.
+    rng: random key, folded with the name of each term.
+    terms: terms from `prepare`.
+    step: training step, for the schedules.
 
   Returns:
-    Scalar float32, and what the metrics need of each term, by name.
+    Scalar float32, and the sums of each term by name.
 
   Raises:
-    ValueError: names a term that the model has no output for, or whose result
-      does not have one value and one mask entry an example.
+    ValueError: if the model lacks the outputs of a term, or a term does not
+      return one value and one mask entry per example; names the term.
   """
   shape = batch['mask'].shape
   loss, sums = jnp.zeros((), jnp.float32), {}
@@ -199,13 +204,13 @@ def total(
     if not term.weight:
       # Reported only: no gradient is computed for it.
       values = jax.lax.stop_gradient(values)
-    # Padding never counts, whatever a term says, and what is masked may be
-    # anything, NaN included: its gradient is cut here.
+    # Padding is always masked. Masked values may be anything, including NaN;
+    # `where` also stops their gradient.
     mask = f32(mask) * f32(batch['mask'])
     values = jnp.where(mask > 0, f32(values), 0.0)
     count, value = mask.sum(), jnp.sum(values * mask)
     weight = weight_at(term, step)
-    # Class weights make counts below 1 that are not empty.
+    # Not maximum(count, 1): with class weights a positive count may be below 1.
     loss = loss + weight * value / jnp.where(count > 0, count, 1.0)
     sums[term.name] = Sums(value, count, weight)
   return loss, sums

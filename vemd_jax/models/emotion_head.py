@@ -1,7 +1,8 @@
 """Emotion of a clip from latents and decoded structure (arXiv 2604.02397, 3.4).
 
-Per frame: latents -> Linear, the structure beside it, position, one post-norm
-transformer layer over the frames; then late fusion, attention pooling, MLP.
+Per frame: a linear map of the latents, concatenated with the structure, plus
+position encoding; then a post-norm transformer layer over the frames, late
+fusion, attention pooling over frames, and an MLP.
 """
 
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from jax.typing import DTypeLike
 
 from vemd_jax.models import fusion, layers
 
-# Rows of the learned position tables; clips are shorter.
+# Maximum number of frames of the learned position tables.
 MAX_FRAMES = 500
 
 
@@ -25,22 +26,22 @@ class EmotionHead(nn.Module):
     positions: 'sinusoidal', 'learnable', 'relative' or 'none', over frames.
     mlp_dim: feed-forward width of the transformer layer.
     width: hidden width of the classifier.
-    dropout: of the transformer layer.
-    classifier_dropout: of the classifier.
-    latent_input: 'flat', every place of the grid on its own, as in the paper;
-      'pooled', mean and maximum over places: far fewer parameters and no sense
-      of place, which a few thousand pictures learn from sooner.
+    dropout: dropout rate of the transformer layer.
+    classifier_dropout: dropout rate of the classifier.
+    latent_input: 'flat' flattens the grid, as in the paper; 'pooled' uses mean
+      and maximum over positions, which has far fewer parameters, discards
+      positions, and learns faster from a few thousand images.
     sr_input: 'raw', or 'projected' (LayerNorm, Linear, ReLU for each part).
     proj_dim: channels of a projected part.
-    idle: parts whose projection exists and is never run; the reference's
-      projected heatmap head has both, whatever is decoded.
-    attend: 'frames'; 'batch' mixes the samples of a batch, the reference's
-      fault (reference.md, fault 6), which its plain heatmap head needs to give
-      the same numbers.
-    modalities: names that are fused with the frames, in order.
+    idle: parts whose projection has parameters but is not used; the reference's
+      projected heatmap head always has both projections.
+    attend: 'frames', or 'batch', a bug of the reference: attention mixes the
+      samples of a batch. Its plain heatmap head needs it for parity.
+    modalities: names of the modalities that are fused with the frames, in
+      order.
     fusion_method: see `Fusion`.
     fusion_dim: see `Fusion`.
-    dtype: of the computation.
+    dtype: dtype of the computation.
   """
 
   num_classes: int
@@ -71,8 +72,8 @@ class EmotionHead(nn.Module):
     """Classifies clips.
 
     Args:
-      latents: each [B, T, h, w, D], in the order of joining.
-      structure: part -> [B, T, F], joined in the given order; may be empty.
+      latents: each [B, T, h, w, D], concatenated in this order.
+      structure: part -> [B, T, F], concatenated in this order; may be empty.
       modalities: see `Fusion`.
       train: whether dropout is active.
 
@@ -135,7 +136,7 @@ class EmotionHead(nn.Module):
     return logits.astype(jnp.float32), weight
 
   def _read(self, z: jax.Array) -> jax.Array:
-    """A latent grid as one vector a frame: [B, T, h, w, D] -> [B, T, F]."""
+    """A latent grid as one vector per frame: [B, T, h, w, D] -> [B, T, F]."""
     if self.latent_input == 'flat':
       return z.reshape(*z.shape[:2], -1)
     return jnp.concatenate([z.mean((2, 3)), z.max((2, 3))], -1)
@@ -148,11 +149,11 @@ class EmotionHead(nn.Module):
 
 
 class FrameClassifier(nn.Module):
-  """Attention pooling and a linear classifier: stage 1 of the frozen ViT.
+  """Attention pooling and a linear classifier, for stage 1 of the ViT.
 
   Attributes:
     num_classes: C.
-    dtype: of the computation.
+    dtype: dtype of the computation.
   """
 
   num_classes: int
@@ -177,12 +178,12 @@ class FrameClassifier(nn.Module):
 class FramePositions(nn.Module):
   """Position encoding over frames.
 
-  'relative' replaces its input: frame s becomes the sum over frames t of
-  x[t] * table[t - s], channel by channel, as the reference has it.
+  'relative' replaces its input instead of adding to it: frame s becomes the sum
+  over frames t of x[t] * table[t - s], per channel, as in the reference.
 
   Attributes:
     kind: 'sinusoidal', 'learnable', 'relative' or 'none'.
-    dtype: of the computation.
+    dtype: dtype of the computation.
   """
 
   kind: str
@@ -190,7 +191,7 @@ class FramePositions(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Encodes.
+    """Adds (or applies) the position encoding.
 
     Args:
       x: [B, T, E].
@@ -214,13 +215,13 @@ class FramePositions(nn.Module):
       )
     if frames > MAX_FRAMES:
       raise ValueError(
-          f'head.positions={self.kind!r} has {MAX_FRAMES} frames, the clip '
-          f'{frames}'
+          f'head.positions={self.kind!r} supports {MAX_FRAMES} frames, but the '
+          f'clip has {frames}'
       )
     if self.kind == 'learnable':
       rows, init = MAX_FRAMES, nn.initializers.truncated_normal(0.02)
     else:
-      # It is multiplied with the input, hence the larger values.
+      # Larger initial values, since the table is multiplied with the input.
       rows, init = 2 * MAX_FRAMES - 1, nn.initializers.normal(1.0)
     table = self.param('table', init, (rows, dim)).astype(self.dtype)
     if self.kind == 'learnable':

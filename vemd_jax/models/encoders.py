@@ -1,4 +1,4 @@
-"""Trainable encoders: an image to a grid of latent features."""
+"""Trainable encoders from an image to a grid of features."""
 
 import flax.linen as nn
 import jax
@@ -8,14 +8,14 @@ from jax.typing import DTypeLike
 from vemd_jax import import_path
 from vemd_jax.models import layers, vit
 
-# Bottleneck blocks a stage (arXiv 1512.03385, table 1).
+# Bottleneck blocks per stage (arXiv 1512.03385, table 1).
 RESNETS = {
     'resnet50': (3, 4, 6, 3),
     'resnet101': (3, 4, 23, 3),
     'resnet152': (3, 8, 36, 3),
 }
 
-# Trunk, and the side of the convolution that brings its grid down to 7 x 7.
+# Trunk, and kernel size of the convolution that reduces its grid to 7 x 7.
 VIT_ENCODERS = {
     'vit_b': (
         {
@@ -29,12 +29,12 @@ VIT_ENCODERS = {
 
 
 class ResidualEncoder(nn.Module):
-  """Convolution 7 x 7, then ResDown blocks that double the channels.
+  """A 7 x 7 convolution, then ResDown blocks that double the channels.
 
   Attributes:
     width: channels of the first convolution.
-    blocks: number of ResDown blocks; the grid is the image / 2^blocks.
-    stem_stride: stride of the first convolution; the reference has 1.
+    blocks: number of ResDown blocks, each of stride 2.
+    stem_stride: stride of the first convolution; 1 in the reference.
     dim: latent channels.
     dtype: dtype of the computation.
   """
@@ -47,7 +47,7 @@ class ResidualEncoder(nn.Module):
 
   @nn.compact
   def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
-    """[N, H, W, 3] normalised float -> [N, h, w, dim]."""
+    """[N, H, W, 3] normalized float -> [N, h, w, dim]."""
     x = nn.Conv(
         self.width, (7, 7), strides=self.stem_stride, padding=3,
         dtype=self.dtype, kernel_init=nn.initializers.he_normal(), name='stem',
@@ -91,7 +91,7 @@ class ResNet(nn.Module):
   """Trunk of a bottleneck ResNet, torchvision's v1.5.
 
   Attributes:
-    depths: blocks a stage.
+    depths: blocks per stage.
     width: channels of the stem; 64 in the published networks.
     dtype: dtype of the computation.
   """
@@ -102,7 +102,7 @@ class ResNet(nn.Module):
 
   @nn.compact
   def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
-    """[N, H, W, 3] normalised float -> [N, H / 32, W / 32, 32 width]."""
+    """[N, H, W, 3] normalized float -> [N, H / 32, W / 32, 32 width]."""
     x = nn.Conv(
         self.width, (7, 7), strides=2, padding=3, use_bias=False,
         dtype=self.dtype, kernel_init=nn.initializers.he_normal(), name='stem',
@@ -123,7 +123,7 @@ class ResNetEncoder(nn.Module):
   """ResNet trunk and a 1 x 1 convolution to the latent channels.
 
   Attributes:
-    depths: blocks a stage.
+    depths: blocks per stage.
     width: channels of the stem.
     dim: latent channels.
     dtype: dtype of the computation.
@@ -136,22 +136,22 @@ class ResNetEncoder(nn.Module):
 
   @nn.compact
   def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
-    """[N, H, W, 3] normalised float -> [N, h, w, dim]."""
+    """[N, H, W, 3] normalized float -> [N, h, w, dim]."""
     trunk = ResNet(self.depths, self.width, self.dtype, name='trunk')
     x = trunk(image, train=train)
     return nn.Conv(self.dim, (1, 1), dtype=self.dtype, name='projection')(x)
 
 
 class ViTEncoder(nn.Module):
-  """ViT patch tokens as a grid, brought down by one valid convolution.
+  """ViT patch tokens as a grid, reduced by one convolution without padding.
 
   Attributes:
     trunk: fields of `vit.VisionTransformer`.
-    kernel: side of the convolution; the grid shrinks by `kernel - 1`.
+    kernel: kernel size of the convolution; the grid shrinks by `kernel - 1`.
     dim: latent channels.
-    token_order: 'grid' puts each patch at its place. 'reference' takes the
-      first h w tokens, class token included, and reads their numbers as
-      channels first, as the reference's weights expect.
+    token_order: 'grid' arranges the patch tokens as a grid. 'reference' takes
+      the first h w tokens, including the class token, and reshapes them as if
+      they were channels first, as the reference's weights expect.
     dtype: dtype of the computation.
   """
 
@@ -163,8 +163,8 @@ class ViTEncoder(nn.Module):
 
   @nn.compact
   def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
-    """[N, H, W, 3] normalised float -> [N, h, w, dim]."""
-    del train  # There is neither dropout nor a batch norm.
+    """[N, H, W, 3] normalized float -> [N, h, w, dim]."""
+    del train  # The encoder has neither dropout nor batch norm.
     n, height, width, _ = image.shape
     h, w = height // self.trunk['patch'], width // self.trunk['patch']
     if min(h, w) < self.kernel:
@@ -196,7 +196,7 @@ def make_encoder(
     dtype: DTypeLike = jnp.float32,
     token_order: str = 'grid',
 ) -> nn.Module:
-  """The encoder of that name.
+  """Makes the encoder with the given name.
 
   Args:
     name: 'residual', 'resnet50', 'resnet101', 'resnet152', 'vit_b', 'vit_l', or
@@ -209,7 +209,7 @@ def make_encoder(
     token_order: 'grid' or 'reference' (vit), see `ViTEncoder`.
 
   Returns:
-    A module, called with [N, H, W, 3] and `train`, that gives [N, h, w, dim].
+    A module, called with [N, H, W, 3] and `train`, that returns [N, h, w, dim].
 
   Raises:
     ValueError: for an unknown name or token order.

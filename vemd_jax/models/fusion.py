@@ -1,8 +1,8 @@
 """Late fusion of audio and text with the frames (arXiv 2604.02397, figure 2).
 
-A modality is a pair (tokens [B, T', E], mask [B] bool). Where the mask is False
-the sample does not have the modality, and its result is the one of a model that
-never had it, whatever the tokens hold.
+A modality is a pair (tokens [B, T', E], mask [B] bool). Where the mask is
+False, the sample does not have the modality, and its tokens do not affect the
+result.
 """
 
 import flax.linen as nn
@@ -14,19 +14,21 @@ from vemd_jax.models import layers
 
 Modalities = dict[str, tuple[jax.Array, jax.Array]]
 
-# Cross-attention from the frames to the tokens of the other modalities.
+# Attention heads of the mel encoder and of the cross-attention from frames to
+# tokens, if they divide the channels.
 _HEADS = 4
 
 
 class MelEncoder(nn.Module):
-  """Log-mel spectrogram to tokens: convolutions, then a transformer.
+  """Encodes a log-mel spectrogram as tokens by convolutions and a transformer.
 
-  No batch statistics: a sample's tokens do not depend on its neighbours.
+  It has no batch norm, so that the tokens of a sample do not depend on the
+  rest of its batch.
 
   Attributes:
     dim: channels of the tokens.
-    dropout: of the transformer.
-    dtype: of the computation.
+    dropout: dropout rate of the transformer.
+    dtype: dtype of the computation.
   """
 
   dim: int
@@ -66,15 +68,15 @@ class MelEncoder(nn.Module):
 
 
 class Fusion(nn.Module):
-  """Joins the frame vectors of a clip with its other modalities.
+  """Fuses the frame vectors of a clip with its other modalities.
 
   Attributes:
-    names: modalities of the model, in the order of joining.
-    method: 'concat' puts the mean of a modality's tokens beside each frame,
-      'attention' lets frames attend to all tokens, 'gated' adds the mean times
-      a gate that frame and modality decide.
+    names: modalities of the model, in the order of fusion.
+    method: 'concat' concatenates the mean of a modality's tokens to each frame,
+      'attention' adds cross-attention from frames to all tokens, 'gated' adds
+      the mean times a gate computed from frame and modality.
     dim: channels to which each modality is projected.
-    dtype: of the computation.
+    dtype: dtype of the computation.
   """
 
   names: tuple[str, ...]
@@ -84,12 +86,12 @@ class Fusion(nn.Module):
 
   @nn.compact
   def __call__(self, frames: jax.Array, modalities: Modalities) -> jax.Array:
-    """Joins.
+    """Fuses frames and modalities.
 
     Args:
       frames: [B, T, E].
-      modalities: name -> (tokens [B, T', E'], mask [B]); a name that is not
-        here is missing for the whole batch.
+      modalities: name -> (tokens [B, T', E'], mask [B]); a missing name means
+        that no sample of the batch has the modality.
 
     Returns:
       [B, T, E], or [B, T, E + dim * modalities] with 'concat'.
@@ -152,12 +154,12 @@ class Fusion(nn.Module):
         force_fp32_for_softmax=True,
         name='attention',
     )(query, x, mask=mask[:, None, None, :])
-    # Without any token the softmax is over nothing; its result has no meaning.
+    # Without any unmasked token the attention output is meaningless.
     return frames + jnp.where(mask.any(1)[:, None, None], out, 0)
 
 
 def drop(modalities: Modalities, rate: float, key: jax.Array) -> Modalities:
-  """Modality dropout: hides each modality of each sample with a probability.
+  """Modality dropout: masks each modality of each sample with a probability.
 
   Args:
     modalities: name -> (tokens, mask [B]).
@@ -165,7 +167,7 @@ def drop(modalities: Modalities, rate: float, key: jax.Array) -> Modalities:
     key: random key.
 
   Returns:
-    The same tokens with fewer True masks.
+    The same tokens, with masks set to False at random.
   """
   dropped = {}
   for i, (name, (tokens, mask)) in enumerate(sorted(modalities.items())):

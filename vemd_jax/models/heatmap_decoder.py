@@ -1,4 +1,4 @@
-"""Heatmap decoder: limb heatmaps from the latent grid, in several stages."""
+"""Heatmap decoder: limb heatmaps from the latent grid, with several stages."""
 
 import flax.linen as nn
 import jax
@@ -9,11 +9,11 @@ from vemd_jax.models import layers
 
 
 class UpsamplingTrunk(nn.Module):
-  """Latent grid to features of 2^U times its height and width.
+  """Upsamples the latent grid to features of 2^U times its height and width.
 
   Attributes:
     bottleneck: channels of the first 1 x 1 convolution.
-    widths: U channel numbers, at 2, 4, … times the grid; the paper has three.
+    widths: U channel numbers, at 2, 4, … times the grid; three in the paper.
     features: channels of the result.
     dtype: dtype of the computation.
   """
@@ -55,7 +55,7 @@ class UpsamplingTrunk(nn.Module):
 
 
 class _Stage(nn.Module):
-  """Convolutions 3 x 3 with ReLU, then 1 x 1 to the limb logits."""
+  """3 x 3 convolutions with ReLU, then a 1 x 1 convolution to limb logits."""
 
   limbs: int
   width: int
@@ -70,7 +70,7 @@ class _Stage(nn.Module):
           kernel_init=nn.initializers.he_normal(), name=f'conv_{i}',
       )(x)  # fmt: skip
       x = nn.relu(x)
-    # Begins at a probability of 0.1: most of a map is empty.
+    # The bias gives an initial probability of 0.1, since maps are mostly empty.
     return nn.Conv(
         self.limbs, (1, 1), dtype=self.dtype, name='logits',
         bias_init=nn.initializers.constant(-2.2),
@@ -80,17 +80,17 @@ class _Stage(nn.Module):
 class HeatmapDecoder(nn.Module):
   """Limb heatmaps of one part, body or face.
 
-  The stages stand side by side, each on the same features; all are supervised,
-  the last is the result.
+  The stages are parallel: each reads the same features. All are supervised; the
+  last one is the prediction.
 
   Attributes:
     limbs: number of limb channels L.
     stages: number of stages S.
-    bottleneck: channels at the latent grid.
-    widths: U channel numbers, at 2, 4, … times the grid; the paper has three.
-    features: channels that the stages read.
+    bottleneck: channels at the resolution of the latent grid.
+    widths: U channel numbers, at 2, 4, … times the grid; three in the paper.
+    features: input channels of the stages.
     stage_width: channels inside a stage.
-    stage_convs: 3 x 3 convolutions of a stage.
+    stage_convs: number of 3 x 3 convolutions in a stage.
     dtype: dtype of the computation; the logits are float32.
   """
 
@@ -109,7 +109,7 @@ class HeatmapDecoder(nn.Module):
 
     Args:
       z: [N, h, w, D] latents.
-      train: use and remember the batch statistics.
+      train: use the batch statistics and update the running ones.
 
     Returns:
       [S, N, 2^U h, 2^U w, L] float32 logits, in training and evaluation.

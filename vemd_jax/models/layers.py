@@ -1,8 +1,8 @@
-"""Blocks that several parts share, numerically those of the reference.
+"""Layers shared by several modules, numerically equal to the reference's.
 
-Everything is channels last. Parameters are float32; `dtype` is the dtype of the
-computation, statistics and softmaxes are float32 in any case. Source of the
-blocks: arXiv 2604.02397 and the authors' implementation of it.
+All layers are channels last. Parameters are float32; `dtype` is the dtype of
+the computation, but statistics and softmaxes are always float32. The blocks
+follow arXiv 2604.02397 and the authors' implementation.
 """
 
 import flax.linen as nn
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-# Normal with the variance of torch's Xavier initialisation of the joined
+# Uniform with the variance of torch's Xavier initialization of the joint
 # query-key-value matrix [3 D, D].
 _attention_init = nn.initializers.variance_scaling(0.5, 'fan_avg', 'uniform')
 _conv_init = nn.initializers.he_normal()
@@ -20,14 +20,14 @@ DTYPES = ('auto', 'float32', 'bfloat16')
 
 
 def compute_dtype(name: str) -> str:
-  """The dtype of the computation that `config.model.dtype` means.
+  """Resolves `config.model.dtype` to the dtype of the computation.
 
   Args:
-    name: of `DTYPES`.
+    name: one of `DTYPES`.
 
   Returns:
-    'float32' or 'bfloat16'; for 'auto' bfloat16 where the default device has
-    matrix units for it (TPU, GPU), float32 on the CPU.
+    'float32' or 'bfloat16'; 'auto' gives bfloat16 if the default device has
+    matrix units for it (TPU, GPU) and float32 on the CPU.
 
   Raises:
     ValueError: for another name.
@@ -47,15 +47,15 @@ def _per_channel(x: jax.Array, ndim: int) -> jax.Array:
 
 
 class BatchNorm(nn.Module):
-  """Batch normalisation that keeps PyTorch's running statistics.
+  """Batch normalization with PyTorch's running statistics.
 
   The running variance is the unbiased one, n / (n - 1) times the variance that
-  the batch is normalised with; Linen's own layer keeps the biased one. Under
-  jit with a sharded batch the statistics are those of the whole batch.
+  normalizes the batch; Linen's layer stores the biased one. Under jit with a
+  sharded batch the statistics are those of the global batch.
 
   Attributes:
     epsilon: added to the variance.
-    momentum: share of the old running statistics that is kept in a step
+    momentum: weight of the old running statistics in an update
       (1 - PyTorch's `momentum`).
     dtype: dtype of the result; the statistics are float32.
   """
@@ -66,11 +66,11 @@ class BatchNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Normalises each channel.
+    """Normalizes each channel.
 
     Args:
       x: [..., C].
-      train: use and remember the statistics of this batch.
+      train: use the statistics of this batch and update the running ones.
 
     Returns:
       [..., C] of `dtype`.
@@ -99,9 +99,9 @@ class BatchNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-  """Layer normalisation over channels, the variance in two passes.
+  """Layer normalization over channels, with a two-pass variance.
 
-  Linen's own layer cannot read bfloat16 under strict dtype promotion.
+  Linen's layer does not accept bfloat16 under strict dtype promotion.
 
   Attributes:
     epsilon: added to the variance.
@@ -127,14 +127,14 @@ class LayerNorm(nn.Module):
 class ConvTranspose(nn.Module):
   """Transposed convolution of stride 2: doubles height and width.
 
-  Either 2 x 2, or 3 x 3 with padding 1 and output padding 1. One matrix product
-  gives each input pixel's share of all kernel positions; a rearrangement, and
-  for 3 x 3 sums of shifted planes, do the rest: nothing is multiplied with the
-  zeros of a dilated input.
+  The kernel is 2 x 2, or 3 x 3 with padding 1 and output padding 1. One matrix
+  product computes the contribution of each input pixel to all kernel positions;
+  the output is a rearrangement of these, for 3 x 3 with sums of shifted planes.
+  Unlike a convolution of the dilated input, this multiplies no zeros.
 
   Attributes:
     features: output channels.
-    size: of the kernel, 2 or 3.
+    size: kernel size, 2 or 3.
     dtype: dtype of the computation.
   """
 
@@ -153,11 +153,11 @@ class ConvTranspose(nn.Module):
         x, kernel, bias, dtype=self.dtype
     )
     if self.size == 2:
-      # Every input pixel becomes its own 2 x 2 output pixels.
+      # The 2 x 2 output blocks of the input pixels do not overlap.
       x = jnp.einsum('nhwc,cijf->nhiwjf', x, kernel)
     else:
       x = jnp.einsum('nhwc,cijf->nijhwf', x, kernel)
-      # [N, i, j, h, w, F] -> [N, j, h, parity, w, F]; then the columns.
+      # Rows: [N, i, j, h, w, F] -> [N, j, h, parity, w, F]; then columns.
       x = self._interleave(x, axis=2)
       x = self._interleave(x, axis=3)
     x = x.reshape(n, 2 * h, 2 * w, self.features)
@@ -166,12 +166,12 @@ class ConvTranspose(nn.Module):
   def _interleave(self, x: jax.Array, axis: int) -> jax.Array:
     """Sums the three kernel positions of axis 1 into even and odd pixels.
 
-    Output pixel 2y reads kernel position 1 at input y; output pixel 2y + 1
-    reads position 2 at y and position 0 at y + 1, which is zero at the end.
+    Output pixel 2y is kernel position 1 at input y; output pixel 2y + 1 is the
+    sum of position 2 at y and position 0 at y + 1 (zero at the border).
 
     Args:
       x: [N, 3, ...].
-      axis: of the pixels, once axis 1 is gone.
+      axis: pixel axis, after axis 1 is removed.
 
     Returns:
       [N, ...] with an axis of the two parities after `axis`.
@@ -220,8 +220,8 @@ class ResUp(nn.Module):
 
   ELU(BN(main + skip)) with skip = transposed conv 3 x 3 of stride 2, main =
   transposed conv 3 x 3 of stride 1 to half the channels of the input, BN, ELU,
-  transposed conv 3 x 3 of stride 2. Of stride 1, a transposed convolution is a
-  convolution with the turned kernel.
+  transposed conv 3 x 3 of stride 2. The transposed convolution of stride 1 is
+  implemented as a convolution, which equals it for the flipped kernel.
 
   Attributes:
     features: output channels.
@@ -250,7 +250,7 @@ class Attention(nn.Module):
 
   Attributes:
     heads: number of heads; divides the channels.
-    dropout: share of attention weights that is dropped in training.
+    dropout: dropout rate of the attention weights.
     dtype: dtype of the computation; the softmax is float32.
   """
 
@@ -265,8 +265,8 @@ class Attention(nn.Module):
     """Attends from `x` to `memory` (the same array for self-attention).
 
     Args:
-      x: [N, S, D] what asks.
-      memory: [N, M, D] what is read.
+      x: [N, S, D], the source of the queries.
+      memory: [N, M, D], the source of the keys and values.
       train: apply dropout.
 
     Returns:
@@ -322,7 +322,7 @@ class EncoderLayer(nn.Module):
   Attributes:
     heads: number of attention heads.
     mlp_dim: width of the feed-forward part.
-    dropout: of attention weights, of the hidden units and of both branches.
+    dropout: dropout rate of attention weights, hidden units and both branches.
     dtype: dtype of the computation.
   """
 
@@ -349,7 +349,7 @@ class EncoderLayer(nn.Module):
 class DecoderLayer(nn.Module):
   """Post-norm transformer decoder layer (torch.nn.TransformerDecoderLayer).
 
-  Attributes: as of `EncoderLayer`.
+  Attributes are those of `EncoderLayer`.
   """
 
   heads: int
@@ -378,7 +378,7 @@ class DecoderLayer(nn.Module):
 
 
 class AttentionPooling(nn.Module):
-  """Weighted mean over frames, the weights a softmax of a linear score.
+  """Weighted mean over frames, with a softmax of a linear score as weights.
 
   Attributes:
     dtype: dtype of the result; scores and weights are float32.
@@ -394,7 +394,7 @@ class AttentionPooling(nn.Module):
       x: [B, T, D].
 
     Returns:
-      [B, D] the weighted mean, and the float32 weights [B, T] that sum to 1.
+      The weighted mean [B, D], and the float32 weights [B, T], which sum to 1.
     """
     x = x.astype(jnp.float32)
     weights = nn.softmax(nn.Dense(1, name='score')(x)[..., 0])
@@ -405,11 +405,11 @@ class AttentionPooling(nn.Module):
 def sinusoidal_table(length: int, dim: int) -> np.ndarray:
   """Sines and cosines of positions, interleaved (arXiv 1706.03762, 3.5).
 
-  In float32 throughout, as the reference computes it.
+  Computed in float32, as in the reference.
 
   Args:
     length: number of positions.
-    dim: channels; the last cosine is left out where it is odd.
+    dim: channels; the last cosine is dropped if it is odd.
 
   Returns:
     [length, dim] float32.

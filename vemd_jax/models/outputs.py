@@ -1,4 +1,4 @@
-"""What the model returns: named fields, None where a part is switched off."""
+"""The outputs of the model; fields of disabled parts are None."""
 
 import flax.struct
 import jax
@@ -11,8 +11,8 @@ class Latent:
   Attributes:
     mean: [B, T, h, w, D] float32.
     log_variance: [B, T, h, w, D] float32; None for a deterministic latent.
-    sample: [B, T, h, w, D] float32, what the decoders read: drawn in training,
-      the mean in evaluation and for a deterministic latent.
+    sample: [B, T, h, w, D] float32, the input of the decoders: sampled in
+      training; the mean in evaluation and for a deterministic latent.
   """
 
   mean: jax.Array
@@ -25,10 +25,10 @@ class Structure:
   """Decoded structure of one part, body or face.
 
   Attributes:
-    heatmap_logits: [S, B, T, h, w, L] float32, one map a limb and stage.
+    heatmap_logits: [S, B, T, h, w, L] float32, one map per stage and limb.
     limbs: [B, T, Q, L, 4] float32 (x1, y1, x2, y2), 0..1 of the image.
     adjacency_logits: [B, T, Q, L, L] float32.
-    presence_logits: [B, T, Q] float32, whether the query holds a person.
+    presence_logits: [B, T, Q] float32, whether the query represents a person.
   """
 
   heatmap_logits: jax.Array | None = None
@@ -39,12 +39,13 @@ class Structure:
 
 @flax.struct.dataclass
 class Outputs:
-  """Everything the model computes for one batch of one dataset.
+  """All outputs of the model for one batch of one dataset.
 
   Attributes:
     logits: [B, C] float32 emotion logits; None without an emotion head.
     latents: one latent, or (body, face) with two encoders.
-    vit_latent: [B, T, h, w, D] float32, the projected frozen ViT.
+    vit_latent: [B, T, h, w, D] float32, the projected features of the frozen
+      ViT.
     body: decoded bodies.
     face: decoded faces.
     frame_attention: [B, T] float32, the weight of each frame, sums to 1.

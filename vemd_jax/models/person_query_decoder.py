@@ -7,12 +7,12 @@ from jax.typing import DTypeLike
 
 from vemd_jax.models import layers
 
-# Rows of a learned position table; more than any grid needs, as the reference.
+# Rows of a learned position table, as in the reference; more than are used.
 MAX_POSITIONS = 10_000
 
 
 class AuxiliaryConvolutions(nn.Module):
-  """The latent grid at two coarser scales.
+  """The latent grid and two coarser scales of it.
 
   Attributes:
     dtype: dtype of the computation.
@@ -24,11 +24,11 @@ class AuxiliaryConvolutions(nn.Module):
   def __call__(
       self, z: jax.Array, *, train: bool
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Makes the scales.
+    """Computes the scales.
 
     Args:
       z: [N, h, w, D]; h and w at least 3.
-      train: use and remember the batch statistics.
+      train: use the batch statistics and update the running ones.
 
     Returns:
       `z` itself, [N, h - 2, w - 2, D] and [N, ceil(h / 2) - 1, ceil(w / 2) - 1,
@@ -37,8 +37,8 @@ class AuxiliaryConvolutions(nn.Module):
     _, h, w, dim = z.shape
     if min(h, w) < 3:
       raise ValueError(
-          f'the PersonQuery decoder needs a latent grid of at least 3 x 3, not '
-          f'{h} x {w}: use larger images or an encoder of smaller stride'
+          f'the latent grid is {h} x {w}, but the PersonQuery decoder needs at '
+          'least 3 x 3: use larger images or an encoder of smaller stride'
       )
     fine = nn.Conv(
         dim, (3, 3), padding='VALID', dtype=self.dtype, name='conv',
@@ -50,22 +50,22 @@ class AuxiliaryConvolutions(nn.Module):
 
 
 class PersonQueryDecoder(nn.Module):
-  """People of one part, body or face, one a query.
+  """Decodes the people of one part, body or face, from one query per person.
 
-  Tokens of three scales go through a post-norm transformer encoder; learned
-  queries read them in a post-norm decoder. Positions are added to the encoder's
-  input only, the queries are the decoder's input (arXiv 2005.12872 adds both in
-  every layer; the reference does not).
+  Tokens of three scales are encoded by a post-norm transformer encoder; learned
+  queries attend to them in a post-norm decoder. As in the reference, positions
+  are added to the encoder's input only and the queries are the decoder's input,
+  whereas DETR (arXiv 2005.12872) adds both in every layer.
 
   Attributes:
     limbs: number of limbs L.
     queries: number of queries Q.
-    layers: of the encoder, and of the decoder.
-    heads: attention heads; divides D.
+    layers: number of encoder layers, and of decoder layers.
+    heads: number of attention heads; divides D.
     mlp_dim: width of the feed-forward parts.
-    dropout: in the transformer.
+    dropout: dropout rate of the transformer.
     positions: 'sinusoidal', or 'learned' (a table of `MAX_POSITIONS`).
-    presence: give a presence logit a query; the reference has none.
+    presence: predict a presence logit per query, which the reference lacks.
     dtype: dtype of the computation; the results are float32.
   """
 
@@ -87,7 +87,8 @@ class PersonQueryDecoder(nn.Module):
 
     Args:
       z: [N, h, w, D] latents; h and w at least 3.
-      train: batch statistics and dropout.
+      train: apply dropout, use the batch statistics and update the running
+        ones.
 
     Returns:
       limbs: [N, Q, L, 4] (x1, y1, x2, y2) in 0..1 of the image.
@@ -129,7 +130,7 @@ class PersonQueryDecoder(nn.Module):
     )
 
   def _positions(self, length: int, dim: int) -> jax.Array:
-    """[length, dim] what is added to the tokens."""
+    """Position encoding of the tokens, [length, dim]."""
     if self.positions == 'sinusoidal':
       return jnp.asarray(layers.sinusoidal_table(length, dim))
     if self.positions != 'learned':
@@ -138,7 +139,10 @@ class PersonQueryDecoder(nn.Module):
           "nor 'learned'"
       )
     if length > MAX_POSITIONS:
-      raise ValueError(f'{length} tokens, but {MAX_POSITIONS} positions')
+      raise ValueError(
+          f'person_query.positions=learned supports {MAX_POSITIONS} tokens, '
+          f'but there are {length}'
+      )
     table = self.param(
         'positions', nn.initializers.normal(0.02), (MAX_POSITIONS, dim)
     )

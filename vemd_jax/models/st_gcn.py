@@ -9,16 +9,16 @@ from vemd_jax.models import layers
 
 
 class STGCN(nn.Module):
-  """A X W over the limb graph, convolution over frames, BN, ReLU.
+  """A X W over the limb graph, then a convolution over frames, BN and ReLU.
 
-  After arXiv 1801.07455, with the predicted adjacency for A. A query is taken
-  for the same person in all frames of a clip.
+  Follows arXiv 1801.07455, with the predicted adjacency as A. A query is
+  assumed to represent the same person in all frames of a clip.
 
   Attributes:
-    order: 'graph' has the right axes. 'reference' reads the numbers of a limb
-      vector as coordinates x limbs, and of the graph's result as coordinates x
-      frames x limbs x queries, without moving them, as the reference's weights
-      expect.
+    order: 'graph' uses the correct axes. 'reference' reshapes limb vectors to
+      coordinates x limbs, and the graph convolution's result to coordinates x
+      frames x limbs x queries, without transposing them, as the reference's
+      weights expect.
     dtype: dtype of the computation; the result is float32.
   """
 
@@ -34,10 +34,10 @@ class STGCN(nn.Module):
     Args:
       limbs: [B, T, Q, L, 4] (x1, y1, x2, y2) in 0..1 of the image.
       adjacency: [B, T, Q, L, L] probabilities.
-      train: use and remember the batch statistics.
+      train: use the batch statistics and update the running ones.
 
     Returns:
-      [B, T, Q, L, 4] float32, not negative.
+      [B, T, Q, L, 4] float32, >= 0.
     """
     if self.order not in ('graph', 'reference'):
       raise ValueError(

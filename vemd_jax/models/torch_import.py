@@ -1,12 +1,13 @@
-r"""Program: PyTorch weights to a folder that a run starts from.
+r"""Converts PyTorch weights to a folder that a run can start from.
 
   python -m vemd_jax.models.torch_import FILE \
       --config=configs/reference.py:heatmap --out=WEIGHTS
 
-reads the authors' VE-MD, torchvision ResNets and CLIP ViTs, and writes what
-`--config.checkpoint.init_from="('WEIGHTS',)"` starts from. The model fields of
-the config must describe the network that was trained; the recipes called
-reference do so for the authors' settings. See `vemd_jax.models.torch.convert`.
+reads weights of the authors' VE-MD, torchvision ResNets or CLIP ViTs, and
+writes a folder for `--config.checkpoint.init_from="('WEIGHTS',)"`. The model
+fields of the config must describe the network that was trained;
+configs/reference.py does so for the authors' settings. See
+`vemd_jax.models.torch.convert`.
 """
 
 import sys

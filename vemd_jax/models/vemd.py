@@ -1,8 +1,8 @@
-"""VE-MD: one variational encoder, structural decoders, an emotion head.
+"""VE-MD: a variational encoder, structural decoders and an emotion head.
 
-arXiv 2604.02397, section 3. The structure is decoded from the trained latent
-only; the emotion head reads the latents, the frozen ViT and, in the variant
-'ve_md_sr', the decoded structure.
+See arXiv 2604.02397, section 3. The structure is decoded from the variational
+latent only; the inputs of the emotion head are the latents, the frozen ViT and,
+in the variant 've_md_sr', the decoded structure.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ from vemd_jax.models.vit import make_vit
 
 PARTS = ('body', 'face')
 
-# Mean and standard deviation of RGB in 0..1, as the weights were trained with.
+# Mean and standard deviation of RGB in 0..1 that weights were trained with.
 NORMALIZATIONS = {
     'imagenet': ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     'clip': (
@@ -35,21 +35,21 @@ NORMALIZATIONS = {
     'none': ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
 
-# Modules that belong to one dataset: its emotion head, its projection of the
-# ViT's features, and stage 1's classifier. Weights of another run may have them
-# for other datasets, or of another size.
+# Name prefixes of modules that belong to one dataset: its emotion head, its
+# projection of the ViT features, and the classifier of stage 1. When weights of
+# another run are loaded, they may be of other datasets or have another size.
 DATASET_MODULES = ('head_', 'vit_projection_', 'classifier_')
-# Modules that weights may have although this model does not decode the part, or
-# decodes it with another decoder.
+# Modules that loaded weights may have although this model does not decode the
+# part, or decodes it with another decoder.
 PART_MODULES = ('body_decoder', 'face_decoder', 'body_st_gcn', 'face_st_gcn')
 
 
 def normalize(image: jax.Array, name: str) -> jax.Array:
-  """Brings images to what the weights expect.
+  """Normalizes images as the weights expect.
 
   Args:
-    image: [..., 3] RGB 0..255; floating point images with 'none' are taken as
-      they are.
+    image: [..., 3] RGB 0..255; with 'none', floating point images are not
+      changed.
     name: key of `NORMALIZATIONS`.
 
   Returns:
@@ -76,32 +76,32 @@ class VEMD(nn.Module):
   """The whole model; its fields are `config.model` and the datasets.
 
   Attributes:
-    variant: 've_sd' without structural decoders, 've_md' with, 've_md_sr' with
-      the decoded structure as an input of the emotion head. 'vit' is the ViT
-      alone with a linear classifier on its pooled frames, trained whole: stage
-      1 of what the others then hold frozen.
+    variant: 've_sd' has no structural decoders, 've_md' has them, and in
+      've_md_sr' the decoded structure is also an input of the emotion head.
+      'vit' is only the ViT with a linear classifier on its pooled frames: stage
+      1, which fine-tunes the ViT that is frozen in the other variants.
     decoder: 'heatmap', 'person_query', or `package.module:Class` of a module
-      with the fields `part` and `dtype` that makes a `Structure` of a latent
-      [N, h, w, D].
-    parts: of 'body' and 'face', what is decoded.
-    num_encoders: 1, or 2: one that the body is decoded from, one for the face.
-    dtype: of the computation, 'float32', 'bfloat16' or 'auto', see
+      with the fields `part` and `dtype` that decodes a latent [N, h, w, D] to a
+      `Structure`.
+    parts: parts that are decoded, of 'body' and 'face'.
+    num_encoders: 1, or 2 (one encoder for the body, one for the face).
+    dtype: dtype of the computation, 'float32', 'bfloat16' or 'auto', see
       `layers.compute_dtype`; trained parameters are float32.
     encoder: name, width, blocks, stem_stride, normalization and, for ViTs,
       token_order; see `make_encoder`.
     latent: dim and deterministic; see `GaussianLatent`.
-    vit: name of the frozen ViT ('none' for no such branch), normalization.
+    vit: name of the frozen ViT ('none' disables the branch), normalization.
     heatmap: fields of `HeatmapDecoder`.
     person_query: fields of `PersonQueryDecoder`, and st_gcn: 'none', or the
-      order of `STGCN` between decoder and emotion head.
+      order of the `STGCN` between decoder and emotion head.
     head: fields of `EmotionHead`, and name: 'frame_transformer' (that head), or
       `package.module:Class` of a module with the fields `num_classes` and
-      `dtype`, called as `(latents, structures, modalities, train=...)` with
-      part -> `Structure` in 've_md_sr', that gives the logits and the weight of
-      each frame (or None).
+      `dtype`. It is called as `(latents, structures, modalities, train=...)`,
+      with part -> `Structure` in 've_md_sr', and returns the logits and the
+      weight of each frame (or None).
     fusion: method, audio ('none', 'embedding', 'mel'), text (bool), dim,
       modality_dropout; see `Fusion`.
-    classes: (dataset, number of classes) pairs; 0 for no emotion head.
+    classes: (dataset, number of classes) pairs; 0 means no emotion head.
   """
 
   variant: str
@@ -124,7 +124,7 @@ class VEMD(nn.Module):
     emotions = {name: count for name, count in self.classes if count}
     if self.vit['name'] != 'none' or self.variant == 'vit':
       vit = make_vit(self.vit['name'], dtype)
-      # The field `vit` keeps the attribute of that name from being set.
+      # Not named `vit` as an attribute, since the module has a field `vit`.
       self.trunk = vit.clone(parent=self, name='vit')
     if self.variant == 'vit':
       for name, count in emotions.items():
@@ -188,15 +188,15 @@ class VEMD(nn.Module):
     """Runs the model on a batch of one dataset.
 
     Args:
-      batch: image [B, T, H, W, 3]; where the model has the inputs also
-        vit_features [B, T, E] (used instead of running the ViT), audio
-        [B, Ta, M], audio_mask [B], text_embedding [B, Tt, E], text_mask [B].
-      dataset: whose emotion head and ViT projection are run.
-      train: sample latents, drop, use batch statistics. Takes the rng streams
-        'latent', 'dropout' and 'modality'.
+      batch: image [B, T, H, W, 3]; optionally vit_features [B, T, E] (used
+        instead of running the ViT), audio [B, Ta, M], audio_mask [B],
+        text_embedding [B, Tt, E], text_mask [B].
+      dataset: dataset whose emotion head and ViT projection are used.
+      train: sample latents, apply dropout, use batch statistics. Uses the rng
+        streams 'latent', 'dropout' and 'modality'.
 
     Returns:
-      Outputs; what the model does not have is None.
+      Outputs; fields of parts that the model does not have are None.
 
     Raises:
       ValueError: for a dataset that is not in `classes`.
@@ -209,8 +209,8 @@ class VEMD(nn.Module):
     image = batch['image']
     grid = image.shape[:2]
     image = image.reshape(-1, *image.shape[2:])  # [N, H, W, 3]
-    # Initialization creates the heads of all datasets; later only the
-    # dataset's own head runs.
+    # Initialization creates the heads of all datasets; otherwise only the head
+    # of the batch's dataset runs.
     names = [dataset] if counts[dataset] else []
     if self.is_initializing():
       names += [n for n, count in self.classes if count and n != dataset]
@@ -267,7 +267,7 @@ class VEMD(nn.Module):
     )
 
   def vit_features(self, image: jax.Array) -> jax.Array:
-    """What the ViT branch makes of frames; to be cached as `vit_features`.
+    """Features of the ViT branch, which can be cached as `vit_features`.
 
     Args:
       image: [B, T, H, W, 3], as in a batch.
@@ -289,7 +289,7 @@ class VEMD(nn.Module):
     return import_path.is_path(self.head.get('name', ''))
 
   def _decoded(self) -> tuple[str, ...]:
-    """Parts with a decoder, in the order of joining."""
+    """Parts with a decoder, in the order of concatenation in the head."""
     if self.variant == 've_sd':
       return ()
     return tuple(p for p in PARTS if p in self.parts)
@@ -327,13 +327,13 @@ class VEMD(nn.Module):
   def _sr_input(
       self, part: str, structure: Structure, train: bool
   ) -> jax.Array:
-    """The decoded structure as the emotion head reads it, [B, T, F]."""
+    """The decoded structure as an input of the emotion head, [B, T, F]."""
     if structure.heatmap_logits is not None:
       x = nn.sigmoid(structure.heatmap_logits[-1]).sum(-1)
     else:
       x = structure.limbs
       if structure.presence_logits is not None:
-        # A query without a person says nothing.
+        # Suppresses queries that do not represent a person.
         x = x * nn.sigmoid(structure.presence_logits)[..., None, None]
       if self._uses_st_gcn():
         x = getattr(self, f'{part}_st_gcn')(
@@ -344,7 +344,7 @@ class VEMD(nn.Module):
   def _modalities(
       self, batch: Mapping[str, jax.Array], train: bool
   ) -> fusion.Modalities:
-    """Audio and text of the batch, zeros where a sample has none."""
+    """Audio and text tokens of the batch; inputs of masked samples are 0."""
     modalities = {}
     for name, key in (('audio', 'audio'), ('text', 'text_embedding')):
       if name not in self._modality_names():
@@ -352,7 +352,7 @@ class VEMD(nn.Module):
       if key not in batch:
         if self.is_initializing():
           raise ValueError(
-              f'config.model.fusion has {name}, the first batch no {key!r}'
+              f'config.model.fusion uses {name}, but the batch has no {key!r}'
           )
         continue
       tokens = batch[key]
@@ -378,7 +378,7 @@ class VEMD(nn.Module):
       )
       joined.append(vit_latent)
     elif len(joined) == 1:
-      # As in the reference: the latent takes the place of the ViT, too.
+      # As in the reference, the latent is duplicated to replace the ViT's.
       joined *= 2
     logits, weight = getattr(self, f'head_{name}')(
         tuple(joined), sr_inputs, modalities, train=train
@@ -404,12 +404,12 @@ class VEMD(nn.Module):
     ):
       if value not in allowed:
         raise ValueError(
-            f'config.model.{key} has {value!r}, expected one of {allowed}'
+            f'config.model.{key} is {value!r}, expected one of {allowed}'
         )
 
 
 class _GridProjection(nn.Module):
-  """A frame's vector to a grid of latent vectors by one linear map."""
+  """A linear map of each frame's vector to a grid of latent vectors."""
 
   dtype: str
 

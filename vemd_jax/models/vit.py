@@ -1,4 +1,4 @@
-"""Vision transformer, pre-norm blocks: the CLIP form and the plain one."""
+"""Vision transformers with pre-norm blocks: CLIP's and the original ViT."""
 
 import hashlib
 import json
@@ -12,8 +12,8 @@ from jax.typing import DTypeLike
 
 from vemd_jax.models import layers
 
-# `positions` of a table are those of the image size that the model is built
-# with; 'clip_vit_l_14' is OpenCLIP's ViT-L/14 (LAION-2B), arXiv 2103.00020.
+# 'clip_vit_l_14' is OpenCLIP's ViT-L/14 (LAION-2B), arXiv 2103.00020. The
+# number of position embeddings depends on the image size at initialization.
 VITS = {
     'clip_vit_l_14': {'patch': 14, 'dim': 1024, 'depth': 24, 'heads': 16},
     'tiny': {'patch': 14, 'dim': 32, 'depth': 2, 'heads': 2},
@@ -50,16 +50,16 @@ class _Block(nn.Module):
 class VisionTransformer(nn.Module):
   """Vision transformer without a head (arXiv 2010.11929).
 
-  It has no dropout, so training and evaluation compute the same.
+  It has no dropout, so training and evaluation are identical.
 
   Attributes:
     patch: side of a patch in pixels.
     dim: channels.
     depth: number of blocks.
-    heads: attention heads.
-    pre_norm: the CLIP form: a norm before the blocks, and no bias of the patch
-      convolution.
-    epsilon: of all layer norms.
+    heads: number of attention heads.
+    pre_norm: CLIP's variant, with a norm before the blocks and without a bias
+      in the patch convolution.
+    epsilon: epsilon of all layer norms.
     dtype: dtype of the computation.
   """
 
@@ -76,12 +76,12 @@ class VisionTransformer(nn.Module):
     """Encodes images.
 
     Args:
-      image: [N, H, W, 3] normalised float. H and W are at least one patch;
-        pixels beyond the last whole patch are not read.
+      image: [N, H, W, 3] normalized float. H and W are at least one patch;
+        pixels beyond the last whole patch are ignored.
 
     Returns:
-      [N, dim] the class token, and [N, 1 + h w, dim] all tokens, class token
-      first, patches row by row; both after the final norm.
+      The class token [N, dim], and all tokens [N, 1 + h w, dim]: the class
+      token, then the patches row by row. Both are after the final norm.
     """
     n, height, width, _ = image.shape
     if min(height, width) < self.patch:
@@ -128,14 +128,14 @@ def make_vit(name: str, dtype: DTypeLike = jnp.float32) -> VisionTransformer:
 
 
 def description(model: Any, params: Any) -> dict[str, Any]:
-  """What the features of a model's frozen ViT depend on besides the images.
+  """Everything that the frozen ViT's features depend on, except the images.
 
   Args:
     model: `config.model`.
-    params: of the ViT.
+    params: parameters of the ViT.
 
   Returns:
-    Plain JSON.
+    A dict that can be stored as JSON.
   """
   name = model.vit.name
   return {
@@ -148,7 +148,7 @@ def description(model: Any, params: Any) -> dict[str, Any]:
 
 
 def fingerprint(params: Any) -> str:
-  """A hash of weights, the same however they lie on the devices.
+  """A hash of weights that does not depend on their sharding.
 
   Args:
     params: tree of float arrays.
@@ -163,7 +163,7 @@ def fingerprint(params: Any) -> str:
 
 
 def _mixed_sum(x: jax.Array) -> jax.Array:
-  """Sum of well mixed bits and places: whole numbers add in any order."""
+  """Hash of an array: an integer sum, which does not depend on the order."""
   bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
   bits = bits.reshape(-1)
   bits ^= jax.lax.iota(jnp.uint32, bits.size) * jnp.uint32(0x9E3779B1)

@@ -20,7 +20,7 @@ from vemd_jax import losses, optim
 from vemd_jax.losses import matching
 from vemd_jax.models import encoders
 from vemd_jax.models.torch import convert as torch_import
-from vemd_jax.models.torch import layout
+from vemd_jax.models.torch import layout, vemd_layout
 from vemd_jax.models.torch.read import read
 from vemd_jax.models.vemd import VEMD
 
@@ -149,7 +149,7 @@ def torch_norms(tree, golden):
   squares = {}
   fields = vemd_cases.reference(golden.config['args'], 'detr')
   tree = traverse_util.flatten_dict(tree)
-  for row in torch_import.vemd_rows(fields, ('vgaf',), (7, 7, 16), False):
+  for row in vemd_layout.vemd_rows(fields, ('vgaf',), (7, 7, 16), False):
     if row.collection == 'params':
       part = np.square(np.asarray(tree.pop(row.path), np.float64)).sum()
       squares[row.torch] = squares.get(row.torch, 0.0) + part
@@ -233,7 +233,7 @@ def test_every_leaf_has_its_tensor(changes):
   side = 224 if fields['encoder']['name'] != 'residual' else 32
   shapes, grid = torch_import.model_shapes(fields, side, None)
   emotions = [name for name, count in fields['classes'] if count]
-  rows = torch_import.vemd_rows(fields, emotions, grid, True)
+  rows = vemd_layout.vemd_rows(fields, emotions, grid, True)
   leaves = ['/'.join((row.collection, *row.path)) for row in rows]
   assert len(leaves) == len(set(leaves))
   assert set(leaves) == {name for name in shapes if not OURS.match(name)}
@@ -448,7 +448,7 @@ def test_names_of_the_real_vit():
   golden = golden_rule.load_golden('c10_vitl_manifest')
   names = {name for name, *_ in golden.manifest}
   fields = vemd_cases.fields(vit={'name': 'clip_vit_l_14'})
-  rows = torch_import.vemd_rows(fields, (), (4, 4, 8), True)
+  rows = vemd_layout.vemd_rows(fields, (), (4, 4, 8), True)
   prefix = 'vit_model.vit.'
   assert names == {
       row.torch.removeprefix(prefix)

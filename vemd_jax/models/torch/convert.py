@@ -1,11 +1,9 @@
-"""PyTorch weights to ours: the authors' VE-MD, torchvision ResNets, ViTs.
+"""Conversion of PyTorch weights: the authors' VE-MD, torchvision ResNets, ViTs.
 
-One table (`layout.Row`s) says which tensor becomes which leaf and how; a
-file that does not fit is refused with all its missing, unexpected and misshapen
-names at once.
+A table of `layout.Row`s maps tensors to leaves of the model. If a file does not
+match, the error lists all missing, unexpected and misshapen tensors.
 """
 
-import math
 import pathlib
 import re
 from collections.abc import Iterable, Mapping
@@ -17,18 +15,15 @@ import numpy as np
 from absl import logging
 from flax import traverse_util
 
-from vemd_jax.models import emotion_head, encoders, vit
+from vemd_jax.models import encoders, vit
 from vemd_jax.models.torch import layout
 from vemd_jax.models.torch import read as read_lib
-from vemd_jax.models.torch.layout import Row, linear_rows, nested
+from vemd_jax.models.torch.layout import Row, nested
+from vemd_jax.models.torch.vemd_layout import PROJECTIONS, vemd_rows
 from vemd_jax.models.vemd import PARTS, VEMD
 
 StateDict = Mapping[str, np.ndarray]
 Variables = dict[str, dict]
-
-_DECODERS = {'body': 'decoder_skeleton', 'face': 'decoder_landmark'}
-_ST_GCNS = {'body': 'stgcn_person', 'face': 'stgcn_face'}
-_PROJECTIONS = {'body': 'kp_pose_proj', 'face': 'kp_face_proj'}
 
 
 def import_vemd(
@@ -36,25 +31,25 @@ def import_vemd(
     model_config: Mapping[str, Any],
     image_size: int = 224,
 ) -> Variables:
-  """The authors' VE-MD weights, of either variant, as ours.
+  """Converts the authors' VE-MD weights, with either decoder.
 
   Leaves that the reference does not have (log-variance of the latent, presence
-  logits, fusion) are not in the result. Where the file has no frozen ViT (the
-  variant that reads stored ViT features), neither has the result; the model
-  then needs `vit_features` in its batches.
+  logits, fusion) are missing in the result. If the file has no frozen ViT (the
+  variant that reads stored ViT features), the result has none either, and the
+  model needs `vit_features` in its batches.
 
   Args:
-    state_dict: name -> array; a prefix `module.` is dropped.
-    model_config: the fields of `VEMD`, such as `config.model`. `classes` may be
-      left out: the heads are then those of the file.
-    image_size: side of the images in pixels; the widths of heads follow from
-      it.
+    state_dict: name -> array; a prefix `module.` is removed.
+    model_config: the fields of `VEMD`, such as `config.model`. Without
+      `classes`, the heads of the file are used.
+    image_size: side of the images in pixels, which determines the widths of the
+      heads.
 
   Returns:
     {'params': …, 'batch_stats': …} of float32 arrays.
 
   Raises:
-    ValueError: names all tensors that are missing, unexpected or misshapen.
+    ValueError: lists all tensors that are missing, unexpected or misshapen.
   """
   state_dict = _plain_names(state_dict)
   config = _as_dict(model_config)
@@ -82,17 +77,18 @@ def import_vemd(
 def import_resnet(
     state_dict: StateDict, model_config: Mapping[str, Any]
 ) -> Variables:
-  """A torchvision ResNet as the trunk of every encoder.
+  """Converts a torchvision ResNet to the trunk of every encoder.
 
   Args:
-    state_dict: of resnet50, resnet101 or resnet152; the classifier is not used.
+    state_dict: state dict of resnet50, resnet101 or resnet152; the classifier
+      is ignored.
     model_config: the fields of `VEMD`; its encoder must be that ResNet.
 
   Returns:
     {'params': {'encoder_0': {'trunk': …}, …}, 'batch_stats': …}.
 
   Raises:
-    ValueError: for another encoder; names all tensors that do not fit.
+    ValueError: for another encoder; lists all tensors that do not match.
   """
   config = _as_dict(model_config)
   name = config['encoder']['name']
@@ -117,24 +113,24 @@ def import_vit(
     model_config: Mapping[str, Any],
     image_size: int = 224,
 ) -> Variables:
-  """A ViT as the frozen branch, or as the trunk of ViT encoders.
+  """Converts a ViT to the frozen branch, or to the trunk of ViT encoders.
 
-  Takes the names of timm, of Hugging Face's CLIP (`vision_model.…`) and of its
-  ViTModel, and the authors' stage 1 (`vit.…`). CLIP weights must be of a model
-  with exact GELU, as LAION's are; OpenAI's have another.
+  Supports the names of timm, of Hugging Face's CLIP (`vision_model.…`) and
+  ViTModel, and of the authors' stage 1 (`vit.…`). CLIP weights must be those of
+  a model with exact GELU, such as LAION's; OpenAI's use QuickGELU.
 
   Args:
     state_dict: name -> array.
-    model_config: the fields of `VEMD`. The weights go to the frozen branch if
-      `vit.name` is not 'none', else to the encoders.
-    image_size: side of the images in pixels; must give as many patches as the
-      weights have positions.
+    model_config: the fields of `VEMD`. The weights are for the frozen branch if
+      `vit.name` is not 'none', else for the encoders.
+    image_size: side of the images in pixels; must result in as many patches as
+      the weights have positions.
 
   Returns:
     {'params': {'vit': …} or {'encoder_0': {'trunk': …}, …}, 'batch_stats': {}}.
 
   Raises:
-    ValueError: if the config has no ViT; names all tensors that do not fit.
+    ValueError: if the config has no ViT; lists all tensors that do not match.
   """
   config = _as_dict(model_config)
   state_dict = _plain_names(state_dict)
@@ -145,9 +141,9 @@ def import_vit(
     paths = _encoder_paths(config)
   else:
     raise ValueError(
-        f'config.model has neither a frozen ViT (vit.name is '
-        f'{config["vit"]["name"]!r}) nor a ViT encoder (encoder.name is '
-        f'{config["encoder"]["name"]!r}) to put the weights of a ViT in'
+        f'the weights are of a ViT, but config.model has neither a frozen ViT '
+        f'(vit.name is {config["vit"]["name"]!r}) nor a ViT encoder '
+        f'(encoder.name is {config["encoder"]["name"]!r})'
     )
   depth, pre_norm = trunk['depth'], trunk.get('pre_norm', True)
   prefixes = ('vision_model.', 'vit_model.vit.', 'vit.', '')
@@ -160,7 +156,7 @@ def import_vit(
     rows = layout.clip_vit_rows(depth)
   else:
     rows = layout.hugging_face_vit_rows(depth)
-  # The other half of a CLIP, classifiers, and the pooling of stage 1.
+  # The text encoder of CLIP, classifiers, and the pooling of stage 1.
   unused = [
       layout.IGNORED.pattern, rf'{re.escape(prefix)}(head|pooler)\..*',
       r'text_model\..*', r'logit_scale', r'(visual|text)_projection\..*',
@@ -172,7 +168,7 @@ def import_vit(
 
 
 def _import_trunk(rows, paths, state_dict, config, image_size, unused):
-  """One trunk, to each of the places that the config has for it."""
+  """Converts one trunk to each of the given module paths."""
   config['classes'] = (('any', 1),)
   shapes, _ = model_shapes(config, image_size, None)
   rows = [row for path in paths for row in nested(rows, path=path)]
@@ -183,140 +179,8 @@ def _encoder_paths(config) -> list[tuple[str, str]]:
   return [(f'encoder_{i}', 'trunk') for i in range(config['num_encoders'])]
 
 
-# The table of the whole model.
-
-
-def vemd_rows(
-    config: Mapping[str, Any],
-    emotions: Iterable[str],
-    grid: tuple[int, int, int],
-    has_trunk: bool,
-) -> list[Row]:
-  """Every leaf of a VE-MD that the reference has, too.
-
-  Args:
-    config: the fields of `VEMD`.
-    emotions: datasets with a head.
-    grid: (h, w, D) of the latent.
-    has_trunk: whether the frozen ViT is in the file.
-
-  Returns:
-    The table.
-  """
-  rows = []
-  encoder = config['encoder']
-  for i in range(config['num_encoders']):
-    if encoder['name'] == 'residual':
-      block = layout.residual_encoder_rows(encoder['blocks'])
-    elif encoder['name'] in encoders.RESNETS:
-      depths = encoders.RESNETS[encoder['name']]
-      block = layout.resnet_encoder_rows(depths)
-    else:
-      trunk, _ = encoders.VIT_ENCODERS[encoder['name']]
-      block = layout.vit_encoder_rows(encoder['name'], trunk['depth'])
-    rows += nested(block, f'encoders.{i}.', (f'encoder_{i}',))
-
-  for part in _decoded(config):
-    if config['decoder'] == 'heatmap':
-      fields = config['heatmap']
-      block = layout.heatmap_decoder_rows(
-          fields['stages'], fields['stage_convs']
-      )
-    else:
-      fields = config['person_query']
-      block = layout.person_query_decoder_rows(
-          fields['layers'], fields['positions']
-      )
-    rows += nested(block, f'{_DECODERS[part]}.', (f'{part}_decoder',))
-    if _runs_st_gcn(config):
-      block = layout.st_gcn_rows()
-      rows += nested(block, f'{_ST_GCNS[part]}.', (f'{part}_st_gcn',))
-
-  has_vit = config['vit']['name'] != 'none'
-  if has_vit and has_trunk:
-    block = layout.timm_vit_rows(vit.VITS[config['vit']['name']]['depth'])
-    rows += nested(block, 'vit_model.vit.', ('vit',))
-  for name in emotions:
-    block = head_rows(config, grid)
-    rows += nested(block, f'decoder_emotions.{name}.', (f'head_{name}',))
-    if has_vit:
-      path = (f'vit_projection_{name}',)
-      rows += [
-          Row(f'vit_heads.{name}.{torch}', 'params', (*path, leaf), transform)
-          for torch, leaf, transform in (
-              ('weight', 'kernel', lambda w: _to_grid(w, grid).T),
-              ('bias', 'bias', lambda b: _to_grid(b, grid)),
-          )
-      ]
-  return rows
-
-
-def head_rows(
-    config: Mapping[str, Any], grid: tuple[int, int, int]
-) -> list[Row]:
-  """Classification, Classification_proj -> emotion_head.EmotionHead.
-
-  Args:
-    config: the fields of `VEMD`.
-    grid: (h, w, D) of the latent.
-
-  Returns:
-    The table.
-  """
-
-  def reduction(w):
-    # The latents one after the other, each channels first.
-    count = w.shape[1] // math.prod(grid)
-    joined = [_to_grid(z, grid) for z in np.split(w.T, count)]
-    return np.concatenate(joined)
-
-  rows = [
-      Row(
-          'linear_reduction.weight', 'params', ('reduction', 'kernel'),
-          reduction,
-      ),
-      Row('linear_reduction.bias', 'params', ('reduction', 'bias')),
-      *nested(
-          layout.encoder_layer_rows(),
-          'transformer.layers.0.',
-          ('transformer',),
-      ),
-      *nested(
-          layout.attention_pooling_rows(), 'att_pool.', ('pooling',)
-      ),
-      *linear_rows('classifier.0', 'hidden'),
-      *linear_rows('classifier.3', 'logits'),
-  ]  # fmt: skip
-  frames = emotion_head.MAX_FRAMES
-  if config['head']['positions'] == 'learnable':
-    rows.append(
-        Row(
-            'pos_enc.pos_embed', 'params', ('positions', 'table'),
-            lambda w: w[:frames],
-        )
-    )  # fmt: skip
-  elif config['head']['positions'] == 'relative':
-
-    def middle(w):
-      # Distances -(n - 1) .. n - 1, of which we keep the shorter ones.
-      center = len(w) // 2
-      return w[center - frames + 1 : center + frames]
-
-    rows.append(
-        Row('pos_enc.rel_pos.weight', 'params', ('positions', 'table'), middle)
-    )
-  if config['variant'] == 've_md_sr' and config['head']['sr_input'] != 'raw':
-    # Both, one of them idle, in the reference's heatmap heads.
-    both = config['decoder'] == 'heatmap'
-    for part in PARTS if both else _decoded(config):
-      torch = _PROJECTIONS[part]
-      rows += layout.layer_norm_rows(f'{torch}.0', f'{part}_norm')
-      rows += linear_rows(f'{torch}.1', f'{part}_projection')
-  return rows
-
-
 def _classes(state_dict, config) -> tuple[tuple[str, int], ...]:
-  """(dataset, number of classes) of the heads of a file, 0 for unused ones."""
+  """(dataset, number of classes) of each head in a file; 0 if it is unused."""
   counts = {}
   for name, tensor in state_dict.items():
     match = re.fullmatch(
@@ -330,12 +194,12 @@ def _classes(state_dict, config) -> tuple[tuple[str, int], ...]:
 
 
 def _never_run(config, state_dict) -> list[str]:
-  """Modules of the reference that exist without changing its outputs."""
+  """Patterns of tensors that do not affect the reference's outputs."""
   names = [
       layout.IGNORED.pattern, r'vit_model\.(att_pooling|linear_out)\..*',
   ]  # fmt: skip
-  # Linears of ViT features that the model does not have, or of a dataset
-  # without labels, where they enter the regulariser only.
+  # Projections of ViT features if the model has no ViT, or for a dataset
+  # without labels, for which only the regularizer uses them.
   if config['vit']['name'] == 'none':
     names.append(r'vit_heads\..*')
   heads = {n.split('.')[1] for n in state_dict if n.startswith('decoder_em')}
@@ -346,35 +210,14 @@ def _never_run(config, state_dict) -> list[str]:
       names.append(
           rf'(vit_heads|decoder_emotions)\.{re.escape(name)}\..*'
       )
-  # A projection of the part that is not decoded.
+  # Projections of parts that are not decoded.
   for part in PARTS:
     if config['decoder'] == 'person_query' and part not in config['parts']:
-      names.append(rf'decoder_emotions\.[^.]+\.{_PROJECTIONS[part]}\..*')
-  # It feeds the emotion head only.
+      names.append(rf'decoder_emotions\.[^.]+\.{PROJECTIONS[part]}\..*')
+  # Only the emotion head uses the output of the ST-GCN.
   if config['variant'] != 've_md_sr':
     names.append(r'stgcn_(person|face)\..*')
   return names
-
-
-def _decoded(config) -> tuple[str, ...]:
-  if config['variant'] == 've_sd':
-    return ()
-  return tuple(p for p in PARTS if p in config['parts'])
-
-
-def _runs_st_gcn(config) -> bool:
-  return (
-      config['variant'] == 've_md_sr'
-      and config['decoder'] == 'person_query'
-      and config['person_query']['st_gcn'] != 'none'
-  )
-
-
-def _to_grid(x: np.ndarray, grid: tuple[int, int, int]) -> np.ndarray:
-  """First axis from (D, h, w) order to (h, w, D) order."""
-  h, w, d = grid
-  x = x.reshape(d, h, w, *x.shape[1:])
-  return np.moveaxis(x, 0, 2).reshape(d * h * w, *x.shape[3:])
 
 
 # Shapes and conversion.
@@ -383,7 +226,16 @@ def _to_grid(x: np.ndarray, grid: tuple[int, int, int]) -> np.ndarray:
 def model_shapes(
     config: Mapping[str, Any], image_size: int, feature_dim: int | None
 ) -> tuple[dict[str, tuple[int, ...]], tuple[int, int, int]]:
-  """Shapes of the model's leaves by 'collection/path', and its latent grid."""
+  """Shapes of the model's leaves by 'collection/path', and its latent grid.
+
+  Args:
+    config: the fields of `VEMD`.
+    image_size: side of the images in pixels.
+    feature_dim: width of precomputed ViT features; None if the ViT is run.
+
+  Returns:
+    (shapes, (h, w, D)).
+  """
   config = {**config, 'classes': config['classes'] or (('none', 0),)}
   model = VEMD(**config)
   batch = {
@@ -411,19 +263,19 @@ def convert(
     shapes: Mapping[str, tuple[int, ...]],
     unused: Iterable[str],
 ) -> Variables:
-  """Fills a table; collects everything that does not fit, then raises.
+  """Converts a state dict by a table.
 
   Args:
     rows: the table.
     state_dict: name -> array.
     shapes: shapes of the model's leaves by 'collection/path'.
-    unused: patterns of names that may be left over.
+    unused: patterns of tensor names that may be ignored.
 
   Returns:
     {'params': …, 'batch_stats': …}.
 
   Raises:
-    ValueError: names all tensors that are missing, unexpected or misshapen.
+    ValueError: lists all tensors that are missing, unexpected or misshapen.
   """
   names = {row.torch for row in rows}
   ignored = re.compile('|'.join(f'(?:{u})' for u in unused))
@@ -457,16 +309,17 @@ def convert(
   ]
   if problems:
     raise ValueError(
-        'the weights do not fit the model of the config; ' + '; '.join(problems)
+        'the weights do not match the model of the config; '
+        + '; '.join(problems)
     )
   if left:
-    logging.info('Not used of the weights: %s', ', '.join(left))
+    logging.info('Unused tensors: %s', ', '.join(left))
   variables = traverse_util.unflatten_dict(flat, sep='/')
   return {'params': {}, 'batch_stats': {}, **variables}
 
 
 def _plain_names(state_dict: StateDict) -> dict[str, np.ndarray]:
-  """Drops the `module.` that torch's DataParallel puts into names."""
+  """Removes the `module.` that torch's DataParallel inserts into names."""
   return {
       re.sub(r'(^|\.)module\.', r'\1', name): tensor
       for name, tensor in state_dict.items()
@@ -481,7 +334,7 @@ def _as_dict(config: Mapping[str, Any]) -> dict[str, Any]:
 def convert_file(
     path: str | pathlib.Path, model_config: Mapping[str, Any], image_size: int
 ) -> Variables:
-  """Reads a file and converts it by what its names are.
+  """Reads a file and converts it; its tensor names determine the kind.
 
   Args:
     path: see `read`.
@@ -492,7 +345,7 @@ def convert_file(
     {'params': …, 'batch_stats': …}.
 
   Raises:
-    ValueError: names the file and what is wrong with it.
+    ValueError: if it cannot be converted; names the file and the problem.
   """
   state_dict = _plain_names(read_lib.read(path))
   try:

@@ -1,19 +1,20 @@
-"""Where each tensor of a PyTorch block goes in ours: one table a block.
+"""Tables that map tensors of PyTorch blocks to our variables.
 
-A table is a list of `Row`s, one for every leaf of our variables, that names the
-torch tensor it is made from and how. Several rows may read the same tensor (a
-joined query-key-value matrix is three leaves here). Tables compose:
+A table is a list of `Row`s, one for each leaf of our variables, with the name
+of the torch tensor and the transform that converts it. Several rows may read
+the same tensor (a joint query-key-value matrix is three leaves here). Tables
+compose:
 
   rows = nested(res_down_rows(), 'res_blocks.0.', ('block_0',))
 
-puts 'res_blocks.0.' before the torch names and ('block_0',) before our paths,
-so a model's table is the sum of its parts' tables. From a whole table:
+prefixes the torch names with 'res_blocks.0.' and our paths with ('block_0',),
+so a model's table is the concatenation of its parts' tables. From a table:
 
-  names = {row.torch for row in rows}           # what must be in the file
+  names = {row.torch for row in rows}           # required tensors
   variables = to_variables(rows, state_dict)    # {'params', 'batch_stats'}
 
-Torch tensors that no row names and that are no weights of ours (counters of
-batches, computed position tables, unused heads) match `IGNORED`.
+Torch tensors without a counterpart here (batch counters, computed position
+tables, unused heads) match `IGNORED`.
 """
 
 import re
@@ -22,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Buffers and parameters of the reference that its output does not depend on.
+# Buffers and parameters that do not affect the reference's output.
 IGNORED = re.compile(
     r'(.*\.)?num_batches_tracked'
     r'|(.*\.)?(pos_encoder|pos_enc)\.pe'
@@ -38,7 +39,7 @@ class Row(NamedTuple):
     torch: name of the tensor in the state dict.
     collection: 'params' or 'batch_stats'.
     path: names of the modules, then of the leaf.
-    transform: torch layout -> ours.
+    transform: converts the torch layout to ours.
   """
 
   torch: str
@@ -50,7 +51,7 @@ class Row(NamedTuple):
 def nested(
     rows: list[Row], torch_prefix: str = '', path: tuple[str, ...] = ()
 ) -> list[Row]:
-  """The table of a block that is a part of a larger one."""
+  """The table of a block inside a larger one, with prefixed names."""
   return [
       row._replace(torch=torch_prefix + row.torch, path=path + row.path)
       for row in rows
@@ -60,7 +61,7 @@ def nested(
 def to_variables(
     rows: list[Row], state_dict: Mapping[str, np.ndarray]
 ) -> dict[str, dict]:
-  """Fills a table from a state dict.
+  """Converts a state dict by a table, without checking shapes.
 
   Args:
     rows: the table.
@@ -70,7 +71,7 @@ def to_variables(
     {'params': ..., 'batch_stats': ...}, nested dicts of arrays.
 
   Raises:
-    KeyError: where tensors are missing; names them all.
+    KeyError: if tensors are missing; lists them all.
   """
   missing = sorted({r.torch for r in rows} - set(state_dict))
   if missing:
@@ -97,7 +98,7 @@ def _conv(w):
 
 
 def _turned_conv(w):
-  """Transposed convolution of stride 1 -> the convolution that equals it."""
+  """Transposed convolution of stride 1 -> the equivalent convolution."""
   return np.flip(w, (2, 3)).transpose(2, 3, 0, 1)
 
 
@@ -107,7 +108,7 @@ def _conv_transpose(w):
 
 
 def _third(index: int, transpose: bool):
-  """The query (0), key (1) or value (2) part of a joined projection."""
+  """The query (0), key (1) or value (2) part of a joint projection."""
 
   def transform(w):
     part = np.split(w, 3)[index]
@@ -175,7 +176,7 @@ def attention_rows(torch: str, name: str) -> list[Row]:
   return nested(rows, f'{torch}.', (name,))
 
 
-# Blocks; the torch names are relative to the block.
+# Blocks; torch names are relative to the block.
 
 
 def res_down_rows() -> list[Row]:
@@ -237,9 +238,9 @@ def resnet_rows(depths: tuple[int, ...], sequential: bool = False) -> list[Row]:
   """torchvision ResNet trunk -> encoders.ResNet.
 
   Args:
-    depths: blocks a stage, `encoders.RESNETS[name]`.
-    sequential: names of the reference's nn.Sequential ('0', '1', '4.0.conv1')
-      instead of torchvision's ('conv1', 'bn1', 'layer1.0.conv1').
+    depths: blocks per stage, `encoders.RESNETS[name]`.
+    sequential: use the names of the reference's nn.Sequential ('0', '1',
+      '4.0.conv1') instead of torchvision's ('conv1', 'bn1', 'layer1.0.conv1').
 
   Returns:
     The table.
@@ -273,7 +274,7 @@ def timm_vit_rows(depth: int, pre_norm: bool = True) -> list[Row]:
 
   Args:
     depth: number of blocks.
-    pre_norm: the CLIP form: a norm before the blocks, no bias of the patches.
+    pre_norm: CLIP's variant, see `vit.VisionTransformer`.
 
   Returns:
     The table.
@@ -305,7 +306,7 @@ def clip_vit_rows(depth: int) -> list[Row]:
       Row('embeddings.class_embedding', 'params', ('class_token',)),
       Row('embeddings.position_embedding.weight', 'params', ('positions',)),
       *conv_rows('embeddings.patch_embedding', 'patches', bias=False),
-      # The name is misspelt there.
+      # Misspelled in Hugging Face's code.
       *layer_norm_rows('pre_layrnorm', 'pre_norm'),
       *layer_norm_rows('post_layernorm', 'norm'),
   ]
@@ -368,7 +369,7 @@ def vit_encoder_rows(name: str, depth: int) -> list[Row]:
   trunk = hugging_face_vit_rows if name == 'vit_b' else timm_vit_rows
   return [
       *nested(trunk(depth), 'vit_backbone.', ('trunk',)),
-      # The name is misspelt in the reference.
+      # Misspelled in the reference.
       *linear_rows('lantent', 'projection'),
       *conv_rows('latent_resized', 'reduce'),
   ]
@@ -417,9 +418,9 @@ def person_query_decoder_rows(
   """SkeletonDETR -> person_query_decoder.PersonQueryDecoder.
 
   Args:
-    layers: of the encoder, and of the decoder.
+    layers: number of encoder layers, and of decoder layers.
     positions: 'sinusoidal' or 'learned'.
-    presence: must be False, the reference has no presence logit.
+    presence: must be False, since the reference has no presence logits.
 
   Returns:
     The table.
@@ -429,7 +430,7 @@ def person_query_decoder_rows(
   """
   if presence:
     raise ValueError(
-        'the reference has no presence logit: import its weights with '
+        'the reference has no presence logits: import its weights with '
         'person_query.presence=False'
     )
   rows = [

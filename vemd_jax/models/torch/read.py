@@ -1,4 +1,4 @@
-"""State dicts from files: safetensors, npz, and torch's own format."""
+"""Reads state dicts from safetensors, npz and torch files."""
 
 import json
 import pathlib
@@ -13,14 +13,14 @@ def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
   """Reads a state dict.
 
   Args:
-    path: `.safetensors`, `.npz`, or `.pt`, `.pth`, `.bin`, `.tar` (with torch).
-      Of a training checkpoint, the weights are taken.
+    path: `.safetensors`, `.npz`, or `.pt`, `.pth`, `.bin`, `.tar` (which
+      require torch). From a training checkpoint only the weights are read.
 
   Returns:
-    Name -> array; half precision becomes float32.
+    Name -> array; half precision is converted to float32.
 
   Raises:
-    FileNotFoundError: names the file.
+    FileNotFoundError: if the file does not exist.
     ValueError: if it cannot be read.
   """
   path = pathlib.Path(path)
@@ -45,7 +45,7 @@ def _read_npz(path):
 
 
 def _read_safetensors(path):
-  """The format: length of the header, JSON header, raw little-endian data."""
+  """Reads the length of the header, the JSON header and little-endian data."""
   types = {
       'F64': np.float64, 'F32': np.float32, 'F16': np.float16,
       'BF16': ml_dtypes.bfloat16, 'I64': np.int64, 'I32': np.int32,
@@ -74,7 +74,7 @@ def _read_torch(path):
     import torch
   except ImportError as error:
     raise ValueError(
-        f'{path} needs torch to be read (pip install torch); .safetensors and '
+        f'reading {path} requires torch (pip install torch); .safetensors and '
         '.npz do not'
     ) from error
   try:
