@@ -1,6 +1,7 @@
 """One training step and one evaluation step, as pure functions."""
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from vemd_jax import losses, rng, skeletons
+from vemd_jax import phases as phases_lib
 from vemd_jax.data import heatmaps
 from vemd_jax.metrics import Metrics
 from vemd_jax.models.outputs import Outputs
@@ -75,6 +77,7 @@ def make_train_step(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     terms: Mapping[str, tuple],
+    phases: Sequence[phases_lib.Phase],
     *,
     seed: int,
     sigma: float = 1.0,
@@ -87,11 +90,13 @@ def make_train_step(
     model: VEMD, or any module with its call.
     optimizer: of `vemd_jax.optim`.
     terms: of `losses.prepare`, by dataset.
+    phases: of `phases.parse`; the optimizer is one for these phases.
     seed: of the run.
     sigma: of the target heatmaps, in heatmap pixels.
     accumulation: micro-batches whose gradients are averaged.
     ema_decay: of the moving average, reached from below, as
-      min(ema_decay, (1 + step) / (10 + step)); 0 where the state has none.
+      min(ema_decay, (1 + step) / (10 + step)), step counted from the start of
+      the phase; 0 where the state has none.
 
   Returns:
     `(state, batch, dataset) -> (state, metrics, scalars)`; `dataset` is static.
@@ -149,15 +154,23 @@ def make_train_step(
   def train_step(state: TrainState, batch: Batch, dataset: str):
     keys = rng.at_step(seed, state.step)
     grads, metrics, stats, loss = gradients(state, batch, dataset, keys)
+    phase = phases_lib.index_at(phases, state.step)
+    hold = functools.partial(phases_lib.unless_frozen, phases, phase)
+    grads = hold(grads, jax.tree.map(jnp.zeros_like, grads))
     group = dataset if dataset in state.opt_state else 'all'
     updates, opt_state = optimizer.update(
-        grads, state.opt_state[group], state.params
+        grads, state.opt_state[group], state.params, phase=phase
     )
+    # Held again: weight decay has updates without a gradient.
+    updates = hold(updates, jax.tree.map(jnp.zeros_like, updates))
     params = optax.apply_updates(state.params, updates)
+    stats = hold(stats, state.batch_stats)
+    for name in stats.keys() & state.frozen.keys():
+      stats[name] = state.batch_stats[name]
     ema = state.ema
     if ema_decay:
       # Shorter at first, so that it forgets where training began.
-      step = state.step.astype(jnp.float32)
+      step = phases_lib.since_start(phases, state.step).astype(jnp.float32)
       decay = jnp.minimum(ema_decay, (1 + step) / (10 + step))
       ema = optax.incremental_update(params, ema, 1 - decay)
     scalars = {

@@ -207,6 +207,15 @@ def default() -> ConfigDict:
       'per_dataset': False,
   })
 
+  # What is learned when, in order: dicts with any of
+  #   steps: of this phase; the last one lasts to the end of the run
+  #   losses: {name: weight}, instead of the weights in config.losses
+  #   frozen: ('encoder_0', 'head_*'), modules that stay as they are
+  #   learning_rate, schedule, warmup_steps: instead of those in config.optim
+  # The optimizer, its schedule and the moving average start anew with each
+  # phase (vemd_jax.phases). () trains everything from the first step on.
+  config.phases = ()
+
   # Devices along each axis; -1 takes what is left. Parameters with at least
   # min_shard_size elements are split over fsdp.
   config.mesh = ConfigDict({'data': -1, 'fsdp': 1, 'min_shard_size': 2**18})
@@ -242,18 +251,16 @@ def loss(
     decoder: str = '',
     schedule: str = 'constant',
     warmup_steps: int = 0,
-    start_step: int = 0,
     **kwargs,
 ) -> ConfigDict:
   """One entry of `config.losses`.
 
   Args:
     fn: name of a function in `vemd_jax.losses`, or `package.module:function`.
-    weight: factor of the term in the total.
+    weight: factor of the term in the total, where no phase sets another.
     decoder: '' or the decoder that the term needs.
     schedule: how the weight goes over the steps, see `losses.prepare`.
     warmup_steps: steps over which the weight rises.
-    start_step: step before which the weight is 0.
     **kwargs: passed to the function.
 
   Returns:
@@ -265,7 +272,6 @@ def loss(
       'decoder': decoder,
       'schedule': schedule,
       'warmup_steps': warmup_steps,
-      'start_step': start_step,
       'kwargs': kwargs,
   })
 

@@ -44,18 +44,18 @@ class Weighted(NamedTuple):
   Attributes:
     name: under which it reports itself.
     fn: the term.
-    weight: factor in the total once it is warm.
+    weight: (first step, factor in the total once it is warm) pairs; the first
+      step of the first pair is 0.
     schedule: 'constant' or 'cyclic', after the warm-up.
-    start_step: step before which the weight is 0.
-    warmup_steps: steps over which it rises from 0.
+    warmup_steps: steps over which it rises from 0, counted from the first step
+      with a weight.
     kwargs: (name, value) pairs for the function.
   """
 
   name: str
   fn: Callable[..., Term]
-  weight: float
+  weight: tuple[tuple[int, float], ...]
   schedule: str
-  start_step: int
   warmup_steps: int
   kwargs: tuple[tuple[str, Any], ...]
 
