@@ -1,12 +1,15 @@
 """Builds the optimizer of a config as an optax chain."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
 from vemd_jax import import_path
+from vemd_jax.phases import Phase
 
 
 def make_schedule(optim: ConfigDict, steps: int) -> optax.Schedule:
@@ -105,3 +108,77 @@ def make_optimizer(
     core = make(optim, schedule)
   clip = [optax.clip_by_global_norm(optim.clip)] if optim.clip else []
   return optax.chain(*clip, *core)
+
+
+class PhasedState(NamedTuple):
+  """State of an optimizer that starts anew with each phase.
+
+  Attributes:
+    phase: int32, number of the phase that `inner` is of.
+    inner: state of the optimizer.
+  """
+
+  phase: jax.Array
+  inner: Any
+
+
+def make_phased_optimizer(
+    optim: ConfigDict, phases: Sequence[Phase]
+) -> optax.GradientTransformationExtraArgs:
+  """The optimizer of a run of several phases.
+
+  Args:
+    optim: `config.optim`, of which each phase sets some.
+    phases: of `phases.parse`.
+
+  Returns:
+    The transformation; its update is called with `phase`, the number of the
+    present one. With one phase it is `make_optimizer`'s.
+
+  Raises:
+    ValueError: see `make_optimizer`.
+  """
+  parts = [make_optimizer(of_phase(optim, p), p.steps) for p in phases]
+  if len(parts) == 1:
+    return optax.with_extra_args_support(parts[0])
+
+  def init(params):
+    return PhasedState(jnp.zeros((), jnp.int32), parts[0].init(params))
+
+  def update(grads, state, params, *, phase):
+    # All parts have the same state; only the learning rate differs.
+    inner = jax.tree.map(
+        lambda fresh, old: jnp.where(phase == state.phase, old, fresh),
+        parts[0].init(params),
+        state.inner,
+    )
+    branches = [part.update for part in parts]
+    updates, inner = jax.lax.switch(phase, branches, grads, inner, params)
+    return updates, PhasedState(phase, inner)
+
+  return optax.GradientTransformationExtraArgs(init, update)
+
+
+def of_phase(optim: ConfigDict, phase: Phase) -> ConfigDict:
+  """`config.optim` as it is in a phase."""
+  settings = optim.copy_and_resolve_references()
+  settings.update(phase.optim)
+  return settings
+
+
+def learning_rate_at(
+    optim: ConfigDict, phases: Sequence[Phase], step: int
+) -> float:
+  """The learning rate at a step.
+
+  Args:
+    optim: `config.optim`.
+    phases: of `phases.parse`.
+    step: of the whole run, from 0.
+
+  Returns:
+    The learning rate.
+  """
+  phase = max((p for p in phases if p.start <= step), key=lambda p: p.start)
+  schedule = make_schedule(of_phase(optim, phase), phase.steps)
+  return float(schedule(step - phase.start))

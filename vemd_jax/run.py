@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from vemd_jax import checkpoint, losses, optim, sharding
 from vemd_jax import config as config_lib
+from vemd_jax import phases as phases_lib
 from vemd_jax import rng as rng_lib
 from vemd_jax import state as state_lib
 from vemd_jax import step as step_lib
@@ -38,6 +39,7 @@ class Run:
     classes: class names by dataset name.
     model: VEMD.
     steps: number of training steps of the whole run.
+    phases: phases of the training.
     train_step: jitted function from `step.make_train_step`.
     eval_step: jitted function from `step.make_eval_step`.
     create: creates an initial state, sharded over the mesh.
@@ -53,6 +55,7 @@ class Run:
   classes: dict[str, tuple[str, ...]]
   model: nn.Module
   steps: int
+  phases: tuple[phases_lib.Phase, ...]
   train_step: Callable
   eval_step: Callable
   create: Callable[[], TrainState]
@@ -182,7 +185,8 @@ def set_up(config: ConfigDict, workdir: epath.Path) -> Run:
   steps = config.steps or math.ceil(config.epochs * epoch)
 
   model = _make_model(config, opened)
-  optimizer = optim.make_optimizer(config.optim, steps)
+  phases = phases_lib.parse(config.phases, steps)
+  optimizer = optim.make_phased_optimizer(config.optim, phases)
   terms = {
       name: losses.prepare(_with_class_weights(config, source))
       for name, source in opened.items()
@@ -200,6 +204,7 @@ def set_up(config: ConfigDict, workdir: epath.Path) -> Run:
   # A batch of any dataset works: initialization creates the heads of all.
   example = step_lib.example_batch(next(iter(datasets.values())))
   shapes = jax.eval_shape(make_state, example)
+  phases_lib.check_modules(phases, tuple(shapes.params))
   shardings = sharding.state_shardings(
       mesh, shapes, config.mesh.min_shard_size
   )
@@ -214,6 +219,7 @@ def set_up(config: ConfigDict, workdir: epath.Path) -> Run:
       model,
       optimizer,
       terms,
+      phases,
       seed=config.seed,
       sigma=config.data.sigma,
       accumulation=config.optim.accumulation,
@@ -227,6 +233,7 @@ def set_up(config: ConfigDict, workdir: epath.Path) -> Run:
       classes=classes,
       model=model,
       steps=steps,
+      phases=phases,
       train_step=jax.jit(
           train_step,
           static_argnames='dataset',

@@ -1,6 +1,7 @@
 """The training step and the evaluation step, as pure functions."""
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from vemd_jax import losses, rng, skeletons
+from vemd_jax import phases as phases_lib
 from vemd_jax.data import heatmaps
 from vemd_jax.metrics import Metrics
 from vemd_jax.models.outputs import Outputs
@@ -75,6 +77,7 @@ def make_train_step(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     terms: Mapping[str, tuple],
+    phases: Sequence[phases_lib.Phase],
     *,
     seed: int,
     sigma: float = 1.0,
@@ -85,13 +88,15 @@ def make_train_step(
 
   Args:
     model: VEMD, or a module with the same call signature.
-    optimizer: optimizer from `vemd_jax.optim`.
+    optimizer: optimizer from `vemd_jax.optim`, made for these phases.
     terms: loss terms by dataset, from `losses.prepare`.
+    phases: phases of the training, from `phases.parse`.
     seed: seed of the run.
     sigma: width of a limb in the target heatmaps, in heatmap pixels.
     accumulation: number of micro-batches whose gradients are averaged.
     ema_decay: decay of the moving average, warmed up as
-      min(ema_decay, (1 + step) / (10 + step)); 0 if the state has none.
+      min(ema_decay, (1 + step) / (10 + step)), the step counted from the start
+      of the phase; 0 if the state has none.
 
   Returns:
     `(state, batch, dataset) -> (state, metrics, scalars)`; `dataset` is static.
@@ -149,16 +154,24 @@ def make_train_step(
   def train_step(state: TrainState, batch: Batch, dataset: str):
     keys = rng.at_step(seed, state.step)
     grads, metrics, stats, loss = gradients(state, batch, dataset, keys)
+    phase = phases_lib.index_at(phases, state.step)
+    hold = functools.partial(phases_lib.unless_frozen, phases, phase)
+    grads = hold(grads, jax.tree.map(jnp.zeros_like, grads))
     group = dataset if dataset in state.opt_state else 'all'
     updates, opt_state = optimizer.update(
-        grads, state.opt_state[group], state.params
+        grads, state.opt_state[group], state.params, phase=phase
     )
+    # Held again: weight decay has updates without a gradient.
+    updates = hold(updates, jax.tree.map(jnp.zeros_like, updates))
     params = optax.apply_updates(state.params, updates)
+    stats = hold(stats, state.batch_stats)
+    for name in stats.keys() & state.frozen.keys():
+      stats[name] = state.batch_stats[name]
     ema = state.ema
     if ema_decay:
       # A smaller decay at first, so that the average forgets the initial
       # parameters.
-      step = state.step.astype(jnp.float32)
+      step = phases_lib.since_start(phases, state.step).astype(jnp.float32)
       decay = jnp.minimum(ema_decay, (1 + step) / (10 + step))
       ema = optax.incremental_update(params, ema, 1 - decay)
     scalars = {

@@ -23,7 +23,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from vemd_jax import config as config_lib
-from vemd_jax import evaluate, optim, sharding, weights
+from vemd_jax import evaluate, optim, phases, sharding, weights
 from vemd_jax import writer as writer_lib
 from vemd_jax.data import pipeline
 from vemd_jax.run import Run, set_up
@@ -83,6 +83,9 @@ def train(run: Run) -> bool:
       (run.workdir / 'classes.json').write_text(text)
     writer.setup(config.to_dict(), writer_lib.versions())
     _describe_parameters(run, state)
+    if len(run.phases) > 1:
+      for line in phases.describe(run.phases):
+        logging.info('%s', line)
     return _loop(run, state, start, writer)
 
 
@@ -93,7 +96,6 @@ def _loop(
   config = run.config
   batches = _train_batches(run, start)
   clock = writer_lib.Clock(run.steps, config.batch_size, start)
-  schedule = optim.make_schedule(config.optim, run.steps)
   window = _Window()
   stop = _StopSignal()
 
@@ -105,7 +107,7 @@ def _loop(
         with clock.pause():
           window.check()
           metrics = evaluate.validate(run, state, writer) if due else None
-          run.checkpoints.save(state, _position(run), metrics)
+          _save(run, state, metrics)
       if preempted:
         logging.warning('Preempted: saved a checkpoint at step %d', step)
         run.checkpoints.wait()
@@ -127,14 +129,30 @@ def _loop(
       writer.scalars(
           done,
           'train',
-          {**scalars, 'learning_rate': float(schedule(step)), **rates},
+          {
+              **scalars,
+              'learning_rate': optim.learning_rate_at(
+                  config.optim, run.phases, step
+              ),
+              **rates,
+          },
       )
       writer.progress(done, run.steps, scalars, rates)
 
   metrics = evaluate.validate(run, state, writer)
-  run.checkpoints.save(state, _position(run), metrics)
+  _save(run, state, metrics)
   run.checkpoints.wait()
   return True
+
+
+def _save(
+    run: Run, state: TrainState, metrics: dict[str, Any] | None
+) -> None:
+  # The best checkpoint is chosen within the last phase: of other phases the
+  # loss is another one, and the metrics are not yet those that count.
+  if int(state.step) <= run.phases[-1].start:
+    metrics = None
+  run.checkpoints.save(state, _position(run), metrics)
 
 
 def _describe_parameters(run: Run, state: TrainState) -> None:

@@ -971,9 +971,13 @@ def test_each_term_has_its_own_key():
     ('schedule', 'wanted'),
     [
         ({}, [2, 2, 2, 2, 2, 2, 2]),
-        ({'start_step': 2}, [0, 0, 2, 2, 2, 2, 2]),
+        ({'weight': ((0, 0), (2, 2.0))}, [0, 0, 2, 2, 2, 2, 2]),
+        ({'weight': ((0, 1), (3, 0), (5, 2))}, [1, 1, 1, 0, 0, 2, 2]),
         ({'warmup_steps': 4}, [0, 0.5, 1, 1.5, 2, 2, 2]),
-        ({'start_step': 2, 'warmup_steps': 2}, [0, 0, 0, 1, 2, 2, 2]),
+        (
+            {'weight': ((0, 0), (2, 2)), 'warmup_steps': 2},
+            [0, 0, 0, 1, 2, 2, 2],
+        ),
         ({'schedule': 'cyclic', 'warmup_steps': 2}, [0, 1, 2, 2, 0, 1, 2]),
     ],
 )
@@ -1020,7 +1024,8 @@ def test_resolve():
         ({'fn': 'kl', 'weight': '1'}, 'x.weight'),
         ({'fn': 'kl', 'weight': True}, 'x.weight'),
         ({'fn': 'kl', 'warmup_steps': -1}, 'x.warmup_steps'),
-        ({'fn': 'kl', 'start_step': 1.5}, 'x.start_step'),
+        ({'fn': 'kl', 'warmup_steps': 1.5}, 'x.warmup_steps'),
+        ({'fn': 'kl', 'weight': ((0, 1.0), (5, '1'))}, 'x.weight'),
         ({'fn': 'kl', 'schedule': 'cosine'}, 'x.schedule'),
         ({'fn': 'kl', 'schedule': 'cyclic'}, 'x.schedule'),
         ({'fn': 'kll'}, 'kll'),

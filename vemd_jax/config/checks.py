@@ -1,10 +1,11 @@
 """Values derived from a config, and validation of its fields."""
 
 import difflib
+import sys
 
 from ml_collections import ConfigDict
 
-from vemd_jax import import_path, optim
+from vemd_jax import import_path, optim, phases
 from vemd_jax.config.options import DECODERS, VARIANTS
 from vemd_jax.data import sources
 from vemd_jax.models import layers
@@ -59,6 +60,8 @@ def active_losses(config: ConfigDict) -> dict[str, dict]:
     ValueError: if a metric has the name of a loss term.
   """
   model = config.model
+  # The last phase is open here: only where the phases start matters.
+  parts = phases.parse(config.phases, sys.maxsize)
   active = {}
   for name, entry in config.losses.items():
     entry = entry.to_dict()
@@ -74,7 +77,8 @@ def active_losses(config: ConfigDict) -> dict[str, dict]:
       continue
     if model.variant == 'vit' and entry['fn'] in ('kl', 'mmd'):
       continue
-    if entry['weight']:
+    entry['weight'] = phases.weights(parts, name, entry['weight'])
+    if any(weight for _, weight in entry['weight']):
       active[name] = entry
   for name, entry in config.metrics.items():
     if name in active:
@@ -160,6 +164,19 @@ def check(config: ConfigDict) -> None:
         f'config.batch_size {config.batch_size} is not a multiple of '
         f'config.optim.accumulation {config.optim.accumulation}'
     )
+  for i, phase in enumerate(phases.parse(config.phases, sys.maxsize)):
+    for name in phase.losses:
+      if name not in config.losses:
+        raise ValueError(
+            f'config.phases[{i}].losses has {name!r}, expected some of '
+            f'{", ".join(config.losses)}'
+        )
+    schedule = phase.optim.get('schedule', config.optim.schedule)
+    if schedule not in choices['optim.schedule']:
+      raise ValueError(
+          f'config.phases[{i}].schedule is {schedule!r}, expected one of '
+          f'{", ".join(choices["optim.schedule"])}'
+      )
   unknown = set(config.model.parts) - {'body', 'face'}
   if unknown:
     raise ValueError(

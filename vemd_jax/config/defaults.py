@@ -216,6 +216,15 @@ def default() -> ConfigDict:
       'per_dataset': False,
   })
 
+  # Phases of the training, in order: dicts with any of
+  #   steps: length of the phase; the last phase ends with the run
+  #   losses: {name: weight}, instead of the weights in config.losses
+  #   frozen: ('encoder_0', 'head_*'), modules that are not updated
+  #   learning_rate, schedule, warmup_steps: instead of those in config.optim
+  # The optimizer, its schedule and the moving average restart with each phase
+  # (vemd_jax.phases). () trains everything from the first step on.
+  config.phases = ()
+
   # Size of each mesh axis; -1 uses the remaining devices. Parameters with at
   # least min_shard_size elements are sharded over fsdp.
   config.mesh = ConfigDict({'data': -1, 'fsdp': 1, 'min_shard_size': 2**18})
@@ -255,18 +264,16 @@ def loss(
     decoder: str = '',
     schedule: str = 'constant',
     warmup_steps: int = 0,
-    start_step: int = 0,
     **kwargs,
 ) -> ConfigDict:
   """One entry of `config.losses`.
 
   Args:
     fn: name of a function in `vemd_jax.losses`, or `package.module:function`.
-    weight: weight of the term in the total loss.
+    weight: weight of the term in the total loss, unless a phase sets another.
     decoder: decoder that the term requires, or ''.
     schedule: schedule of the weight, see `losses.prepare`.
     warmup_steps: number of steps over which the weight rises from 0.
-    start_step: step before which the weight is 0.
     **kwargs: passed to the function.
 
   Returns:
@@ -278,7 +285,6 @@ def loss(
       'decoder': decoder,
       'schedule': schedule,
       'warmup_steps': warmup_steps,
-      'start_step': start_step,
       'kwargs': kwargs,
   })
 

@@ -130,6 +130,10 @@ def _from_run(config: ConfigDict, workdir: str) -> None:
 def _tiny(config: ConfigDict) -> None:
   """Shrinks any recipe so that it runs in seconds on a CPU."""
   config.steps = 4
+  config.phases = tuple(
+      {**phase, 'steps': 1} if 'steps' in phase else phase
+      for phase in config.phases
+  )
   config.batch_size = 8
   config.eval.update(every=2, batch_size=8, pictures=2)
   config.log_every = 1

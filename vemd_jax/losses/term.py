@@ -44,18 +44,18 @@ class Weighted(NamedTuple):
   Attributes:
     name: name under which it is reported.
     fn: the function of the term.
-    weight: weight in the total loss after the warm-up.
+    weight: weight in the total loss after the warm-up, as pairs of first step
+      and weight; the first pair starts at step 0.
     schedule: 'constant' or 'cyclic', after the warm-up.
-    start_step: step before which the weight is 0.
-    warmup_steps: number of steps over which the weight rises from 0.
+    warmup_steps: number of steps over which the weight rises from 0, counted
+      from the first step with a weight.
     kwargs: (name, value) pairs of keyword arguments of the function.
   """
 
   name: str
   fn: Callable[..., Term]
-  weight: float
+  weight: tuple[tuple[int, float], ...]
   schedule: str
-  start_step: int
   warmup_steps: int
   kwargs: tuple[tuple[str, Any], ...]
 

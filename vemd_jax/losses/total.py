@@ -82,14 +82,11 @@ def prepare(config_losses: Mapping[str, Any]) -> tuple[Weighted, ...]:
 
   Args:
     config_losses: name -> entry, as a dict or a ConfigDict, with `fn` (default:
-      the name), `weight` (default 1), `start_step` before which the weight is
-      0, `warmup_steps` over which it then rises, `schedule` 'constant' (the
-      weight stays) or 'cyclic' (after another `warmup_steps` at its maximum it
-      restarts from 0, arXiv 1903.10145), and `kwargs` of the function.
-      Caution: parameters that only a term with a late `start_step` trains have
-      no second moments in Adam until then, so that their first updates are
-      several times the learning rate and may destabilize training. A second run
-      with `checkpoint.init_from` avoids this.
+      the name), `weight` (default 1; or pairs of first step and weight),
+      `warmup_steps` over which the weight rises, counted from the first step
+      with a weight, `schedule` 'constant' (the weight stays) or 'cyclic' (after
+      another `warmup_steps` at its maximum it restarts from 0, arXiv
+      1903.10145), and `kwargs` of the function.
 
   Returns:
     The terms in the given order.
@@ -103,7 +100,6 @@ def prepare(config_losses: Mapping[str, Any]) -> tuple[Weighted, ...]:
     fn = resolve(entry.pop('fn', name), f'losses.{name}.fn')
     weight = entry.pop('weight', 1.0)
     schedule = entry.pop('schedule', 'constant')
-    start = entry.pop('start_step', 0)
     warmup = entry.pop('warmup_steps', 0)
     kwargs = {
         k: _hashable(v) for k, v in dict(entry.pop('kwargs', {})).items()
@@ -111,15 +107,16 @@ def prepare(config_losses: Mapping[str, Any]) -> tuple[Weighted, ...]:
     if entry:
       raise ValueError(
           f'losses.{name}.{next(iter(entry))}: expected fn, weight, schedule,'
-          ' start_step, warmup_steps or kwargs'
+          ' warmup_steps or kwargs'
       )
-    if isinstance(weight, bool) or not isinstance(weight, numbers.Real):
+    pairs = weight if isinstance(weight, list | tuple) else ((0, weight),)
+    for _, value in pairs:
+      if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise ValueError(f'losses.{name}.weight: {value!r}, expected a number')
+    if isinstance(warmup, bool) or not isinstance(warmup, int) or warmup < 0:
       raise ValueError(
-          f'losses.{name}.weight: {weight!r}, expected a number'
+          f'losses.{name}.warmup_steps: {warmup!r}, expected steps >= 0'
       )
-    for key, steps in (('start_step', start), ('warmup_steps', warmup)):
-      if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
-        raise ValueError(f'losses.{name}.{key}: {steps!r}, expected steps >= 0')
     if schedule not in SCHEDULES:
       raise ValueError(
           f'losses.{name}.schedule: {schedule!r}, expected one of'
@@ -132,9 +129,8 @@ def prepare(config_losses: Mapping[str, Any]) -> tuple[Weighted, ...]:
         Weighted(
             name,
             fn,
-            float(weight),
+            tuple((int(start), float(value)) for start, value in pairs),
             schedule,
-            start,
             warmup,
             tuple(kwargs.items()),
         )
@@ -156,13 +152,16 @@ def weight_at(term: Weighted, step: jax.Array | int) -> jax.Array:
   Returns:
     Scalar float32.
   """
-  since = jnp.asarray(step, jnp.int32) - term.start_step
-  factor = f32(since >= 0)
+  step = jnp.asarray(step, jnp.int32)
+  weight = f32(term.weight[0][1])
+  for start, value in term.weight[1:]:
+    weight = jnp.where(step >= start, f32(value), weight)
   if term.warmup_steps:
+    since = step - next((start for start, value in term.weight if value), 0)
     if term.schedule == 'cyclic':
       since = jnp.where(since >= 0, since % (2 * term.warmup_steps), 0)
-    factor = factor * jnp.clip(f32(since) / term.warmup_steps, 0.0, 1.0)
-  return term.weight * factor
+    weight = weight * jnp.clip(f32(since) / term.warmup_steps, 0.0, 1.0)
+  return weight
 
 
 def total(
@@ -201,7 +200,7 @@ def total(
           f'losses.{term.name}: values {jnp.shape(values)} and mask'
           f' {jnp.shape(mask)}, expected {shape} both'
       )
-    if not term.weight:
+    if not any(value for _, value in term.weight):
       # Reported only: no gradient is computed for it.
       values = jax.lax.stop_gradient(values)
     # Padding is always masked. Masked values may be anything, including NaN;
