@@ -176,6 +176,11 @@ def set_up(config: ConfigDict, workdir: epath.Path) -> Run:
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   datasets = config_lib.datasets(config)
   opened = {n: sources.make_source(d, 'train') for n, d in datasets.items()}
+  for data in datasets.values():
+    # Errors in the other splits should not wait for the first evaluation.
+    for split in ('holdout' if config.data.holdout else 'val', 'val', 'test'):
+      if split != 'test' or config.data.test_split:
+        sources.make_source(data, split)
   classes = {n: tuple(s.classes) for n, s in opened.items()}
   for name, names in classes.items():
     logging.info('%s: classes in order: %s', name, ', '.join(names) or 'none')

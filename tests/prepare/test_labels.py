@@ -205,7 +205,7 @@ def test_folder_labels(tmp_path):
   source = folder.Folder(tmp_path, 'train')
   assert len(source.classes) == 2
   np.testing.assert_array_equal(source.labels, [0, 0, 0, -1, -1, 1, 1, 1])
-  text = ' '.join(source.report.problems)
+  text = ' '.join(source.report.remarks)
   assert 'label -1 is treated as missing' in text and 'is listed twice' in text
 
   with (tmp_path / 'labels.csv').open('a') as file:

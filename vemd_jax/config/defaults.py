@@ -64,6 +64,9 @@ def default() -> ConfigDict:
       'sigma': 1.0,
       # Training fails if more than this share of the samples is unreadable.
       'max_unreadable': 0.05,
+      # Whether labels.csv may name files outside root, by absolute paths, ..,
+      # or links.
+      'outside_root': False,
       'num_threads': 4,
       'num_workers': 0,
       # Keeps decoded samples in memory.

@@ -1,6 +1,7 @@
 """Decodes the images, videos and frames of records."""
 
 import contextlib
+import functools
 import io
 import struct
 import threading
@@ -18,6 +19,15 @@ Record = dict[str, Any]
 # OpenCV names its flags for reduced sizes in BGR order only.
 _RGB = cv2.IMREAD_COLOR_RGB
 _READ = {1: _RGB, 2: _RGB | 16, 4: _RGB | 32, 8: _RGB | 64}
+# Formats of photographs. For some of its other formats Pillow runs external
+# programs.
+_FORMATS = (
+    'JPEG', 'PNG', 'BMP', 'WEBP', 'GIF', 'TIFF', 'JPEG2000', 'PPM', 'AVIF',
+)  # fmt: skip
+
+
+class TooLarge(ValueError):
+  """An image has more than `video.MAX_PIXELS`."""
 
 
 # ---------------------------------------------------------------- decoding
@@ -58,13 +68,23 @@ def decode_reduced(
     up); the full (width, height).
 
   Raises:
-    ValueError: the data is not an image, or is truncated.
+    ValueError: the data is not an image, is truncated, or is too large.
   """
   if not data:
     raise ValueError('the file is empty')
   reduced = 1
-  size = _jpeg_size(data) if min_side else None
+  size = _jpeg_size(data)
   if size:
+    check_size(*size)
+  else:
+    try:
+      with open_image(data):
+        pass
+    except TooLarge:
+      raise
+    except Exception as error:  # Pillow raises many kinds for a broken file.
+      raise ValueError(f'not a readable image ({error})') from error
+  if size and min_side:
     while reduced < 8 and min(size) // (2 * reduced) >= min_side:
       reduced *= 2
   image = None
@@ -78,7 +98,7 @@ def decode_reduced(
     turned = (width, height) != tuple(-(-s // reduced) for s in size)
     return image, reduced, size[::-1] if turned else size
   try:
-    with Image.open(io.BytesIO(data)) as picture:
+    with open_image(data) as picture:
       picture = ImageOps.exif_transpose(picture)
       if picture.mode.startswith(('I', 'F')):
         values = np.asarray(picture, np.float64)
@@ -89,6 +109,50 @@ def decode_reduced(
       return np.array(picture.convert('RGB')), 1, picture.size
   except Exception as error:  # Pillow raises many types for a broken file.
     raise ValueError(f'not a readable image ({error})') from error
+
+
+def open_image(data: bytes) -> Image.Image:
+  """Opens an image with Pillow, without decoding it.
+
+  Args:
+    data: the file's content.
+
+  Returns:
+    The image.
+
+  Raises:
+    TooLarge: it has more than `video.MAX_PIXELS`.
+    PIL.UnidentifiedImageError: it is not an image.
+  """
+  try:
+    image = Image.open(io.BytesIO(data), formats=_formats())
+  except Image.DecompressionBombError:
+    raise TooLarge(f'more than {video.MAX_PIXELS} pixels') from None
+  check_size(*image.size)
+  return image
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+  """Formats that the installed build of Pillow reads."""
+  Image.init()
+  return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def check_size(width: int, height: int) -> None:
+  """Rejects images that need too much memory.
+
+  Args:
+    width: of the image, in pixels.
+    height: of the image, in pixels.
+
+  Raises:
+    TooLarge: it has more than `video.MAX_PIXELS`.
+  """
+  if width * height > video.MAX_PIXELS:
+    raise TooLarge(
+        f'{width} x {height} is more than {video.MAX_PIXELS} pixels'
+    )
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int] | None:

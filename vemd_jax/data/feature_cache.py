@@ -9,6 +9,7 @@ import concurrent.futures
 import dataclasses
 import itertools
 import pathlib
+import re
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -16,9 +17,11 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from vemd_jax.data import jsonl
+from vemd_jax.data import files, jsonl
 
 _INDEX = 'index.jsonl'
+# Keys are parts of file names, which must stay inside the cache.
+_KEY = re.compile('[0-9a-f-]{1,80}')
 # Folders beside the data, and the commands that fill them.
 FOLDERS = {'audio': 'audio_cache', 'text': 'text_cache'}
 _COMMANDS = {
@@ -99,9 +102,8 @@ def fill(
 
 def _fill(cache, made_with, jobs, overwrite, workers, dtype) -> Counts:
   index = cache / _INDEX
-  lines = {
-      line['file']: line for line in jsonl.resume(index, made_with, overwrite)
-  }
+  jsonl.resume(index, made_with, overwrite)
+  lines = {line['file']: line for line in _lines(index)}
 
   def is_there(job: Job) -> bool:
     line = lines.get(job.file)
@@ -206,7 +208,7 @@ class Features:
       raise FileNotFoundError(
           f'{index} does not exist; create it with {command}'
       )
-    self._keys = {line['file']: line['key'] for line in jsonl.read(index)}
+    self._keys = {line['file']: line['key'] for line in _lines(index)}
     self.made_with = jsonl.meta(index) or {}
 
   def __len__(self) -> int:
@@ -221,8 +223,16 @@ class Features:
     key = self._keys.get(file)
     if key is None:
       return None
-    with np.load(_path(self._cache, key)) as arrays:
-      return arrays['features'].astype(np.float32)
+    path = _path(self._cache, key)
+    features = files.load_arrays(path, ('features',))['features']
+    if features.ndim != 2 or features.dtype.kind != 'f':
+      raise ValueError(
+          f'{path}: features are {features.dtype} {features.shape}, expected '
+          'floats [T, E]; delete the file and create it again'
+      )
+    if not np.isfinite(features).all():
+      raise ValueError(f'{path}: features are not all finite')
+    return features.astype(np.float32)
 
 
 def look_up(data: str | pathlib.Path, kind: str) -> Features:
@@ -256,6 +266,23 @@ def report(counts: Counts, noun: str) -> str:
       for file, reason in counts.unreadable.items()
   ]
   return '\n'.join(lines)
+
+
+def _lines(index: pathlib.Path) -> list[dict[str, Any]]:
+  """The lines of an index, each with `file`, `key` and `stamp`."""
+  if not index.exists():
+    return []
+  lines = jsonl.read(index)
+  for number, line in enumerate(lines, 1):
+    key = line.get('key', '')
+    if not isinstance(line.get('file'), str) or 'stamp' not in line or not (
+        key is None or (isinstance(key, str) and _KEY.fullmatch(key))
+    ):
+      raise ValueError(
+          f'{index}: line {number} is not a valid entry; delete the folder and '
+          'create the cache again'
+      )
+  return lines
 
 
 def _path(cache: pathlib.Path, key: str) -> pathlib.Path:

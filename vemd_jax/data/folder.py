@@ -4,11 +4,13 @@
   DIR/annotations.jsonl   optional, one JSON object per line
   DIR/...                 the files that labels.csv names
 
-`labels.csv` is UTF-8. `file` is relative to DIR: an image, a video, or a folder
-with the frames of a clip (images, in the natural order of their names, so that
-2.jpg comes before 10.jpg). An empty `label`, or a negative number, marks a
-sample without label. Two columns are optional: `audio`, the path of a sound
-file, and `transcript`, the spoken text.
+`file` is relative to DIR: an image, a video, or a folder with the frames of a
+clip (images, in the natural order of their names, so that 2.jpg comes before
+10.jpg). An empty `label`, or a negative number, marks a sample without label.
+Three columns are optional: `audio`, the path of a sound file, `transcript`, the
+spoken text, and `subject`, which keeps the rows of a person, group or recording
+on one side of a holdout. `vemd_jax.data.labels_csv` says which other forms of
+the table are read.
 
 A line of `annotations.jsonl` annotates an image:
 
@@ -31,30 +33,17 @@ A problem with a single file or line is counted, skipped and reported (see
 
 import dataclasses
 import hashlib
-import json
 import os
 import pathlib
-import re
+import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
-from vemd_jax import skeletons
-from vemd_jax.data import labels_csv, video
-from vemd_jax.data.labels_csv import file_key, label_key, natural_key
-
-IMAGE_SUFFIXES = (
-    '.jpg', '.jpeg', '.jpe', '.png', '.bmp', '.webp', '.gif', '.tif', '.tiff',
-    '.jp2', '.ppm', '.pgm',
-)  # fmt: skip
-
-_LABELS = labels_csv.NAME
-_ANNOTATIONS = 'annotations.jsonl'
-# Finds the file name of a line without parsing the whole line.
-_FILE = re.compile(r'\s*\{\s*"file"\s*:\s*("(?:[^"\\]|\\.)*")')
+from vemd_jax.data import annotations, decoding, files, labels_csv, video
 
 Features = Callable[[str], np.ndarray | None]
 
@@ -72,6 +61,7 @@ class Report:
     left_out: files that cannot be used.
     invalid_lines: lines of annotations.jsonl that cannot be used.
     problems: the first hundred problems, one line each.
+    remarks: `labels_csv.Table.remarks`, which concern all splits.
   """
 
   split: str
@@ -82,6 +72,7 @@ class Report:
   left_out: int = 0
   invalid_lines: int = 0
   problems: list[str] = dataclasses.field(default_factory=list)
+  remarks: list[str] = dataclasses.field(default_factory=list)
 
   def add(self, problem: str) -> None:
     """Adds a problem; only the first hundred are kept."""
@@ -120,6 +111,7 @@ class Folder:
       bodies: bool = True,
       faces: bool = True,
       max_unreadable: float = 0.05,
+      outside_root: bool = False,
       audio: Features | None = None,
       text: Features | None = None,
   ):
@@ -127,15 +119,18 @@ class Folder:
 
     Args:
       root: the folder, DIR above.
-      split: value of the column `split`.
+      split: value of the column `split`, see `labels_csv.Table.split`.
       classes: label names in order; () takes all of labels.csv, sorted.
-      holdout: share of the split that is held out, by a hash of file names.
+      holdout: share of the split that is held out, by a hash of the subjects,
+        or of the file names of rows without subject.
       held_out: selects the held-out share instead of the rest.
       frames: number of evenly spaced frames read of a folder of frames; 0 reads
         all.
       bodies: whether bodies are read.
       faces: whether faces are read.
       max_unreadable: largest share of files, or lines, that may be left out.
+      outside_root: whether labels.csv may name files outside DIR, by absolute
+        paths, .., or links.
       audio: name of a file -> float32 [Ta, M] or None.
       text: name of a file -> float32 [Tt, E] or None.
 
@@ -145,52 +140,45 @@ class Folder:
     """
     self._root = pathlib.Path(root)
     self._frames, self._audio, self._text = frames, audio, text
-    self._parts = [
-        (part, key)
-        for part, key, use in (
-            ('body', 'bodies', bodies),
-            ('face', 'faces', faces),
-        )
-        if use
-    ]
-    self.report = Report(split)
-    rows, files = labels_csv.read(
-        self._root, split, self.report, tuple(classes)
-    )
+    table = labels_csv.read(self._root, tuple(classes))
+    self.report = Report(split, remarks=table.remarks)
+    rows = table.split(split)
     if holdout:
-      kept = [r for r in rows if (_share(r['file']) < holdout) == held_out]
+      kept = [row for row in rows if (_share(row) < holdout) == held_out]
       if not kept:
         raise ValueError(
-            f'{self._root / _LABELS}: a holdout of {holdout} leaves nothing '
-            f'of the {len(rows)} samples of split {split!r}'
+            f'{table.path}: a holdout of {holdout} leaves nothing of the '
+            f'{len(rows)} samples of split {split!r}'
         )
       rows = kept
-    self.classes = tuple(classes) or files.classes
-    spelled = {label_key(c): i for i, c in enumerate(self.classes)}
-
-    rows, self._clips = self._existing(rows, split, max_unreadable)
-    self.files = [row['file'] for row in rows]
-    self._audio_paths = [row.get('audio', '') for row in rows]
-    self._transcripts = [row.get('transcript', '') for row in rows]
-    labels = []
-    for row in rows:
-      label = row['label']
-      if label and label_key(label) not in spelled:
-        raise ValueError(
-            f'{self._root / _LABELS}:{row["line"]}: label {label!r} is not one '
-            f'of the classes {", ".join(self.classes)}'
-        )
-      labels.append(spelled[label_key(label)] if label else -1)
+    self.classes = tuple(classes) or table.classes
+    inside = None if outside_root else files.Inside(self._root)
+    rows, self._paths, self._clips = self._existing(
+        table.path, rows, inside, max_unreadable
+    )
+    self.files = [row.file for row in rows]
+    self._audio_paths = [
+        self._path(table.path, row, row.audio, inside) if row.audio else None
+        for row in rows
+    ]
+    self._transcripts = [row.transcript for row in rows]
+    labels = _numbers(table.path, rows, self.classes)
     self.labels = np.array(labels, np.int32)
-    # Row -> frame number -> ((width, height) or None, bodies, faces).
-    self._annotations: dict[int, dict[int, tuple]] = {}
-    self._read_annotations(files.names, max_unreadable)
-
     report = self.report
+    parts = [p for p, use in (('body', bodies), ('face', faces)) if use]
+    self._annotations = annotations.read(
+        self._root,
+        self.files,
+        self._clips,
+        {labels_csv.file_key(row.file) for row in table.rows},
+        parts,
+        report,
+        max_unreadable,
+    )
     report.samples = len(rows)
     report.annotated = len(self._annotations)
     report.unlabelled = labels.count(-1)
-    if files.classes:
+    if table.classes:
       counts = Counter(labels)
       report.classes = {c: counts[i] for i, c in enumerate(self.classes)}
 
@@ -199,11 +187,10 @@ class Folder:
 
   def __getitem__(self, index: int) -> dict[str, Any]:
     """A record, see `vemd_jax.data.transforms.Transform.__call__`."""
-    file = self.files[index]
-    path = self._path(file)
-    annotations = self._annotations.get(index, {})
+    file, path = self.files[index], self._paths[index]
+    annotated = self._annotations.get(index, {})
     record = {'file': file, 'label': int(self.labels[index])}
-    if _is_video(file):
+    if labels_csv.is_video(file):
       record['video'] = str(path)
       chosen = None
     elif self._clips[index] is None:
@@ -217,12 +204,12 @@ class Folder:
       record['frames'] = [_read(path / names[i]) for i in chosen]
     for i, key in enumerate(('annotation_size', 'bodies', 'faces')):
       if chosen is None:
-        record[key] = {f: values[i] for f, values in annotations.items()}
+        record[key] = {f: values[i] for f, values in annotated.items()}
       else:
         none = (None, None, None)
-        record[key] = [annotations.get(f, none)[i] for f in chosen]
+        record[key] = [annotated.get(f, none)[i] for f in chosen]
     if self._audio_paths[index]:
-      record['audio_path'] = str(self._path(self._audio_paths[index]))
+      record['audio_path'] = str(self._audio_paths[index])
     if self._transcripts[index]:
       record['transcript'] = self._transcripts[index]
     if self._audio is not None:
@@ -231,169 +218,120 @@ class Folder:
       record['text_embedding'] = self._text(file)
     return record
 
-  def _path(self, name: str) -> pathlib.Path:
+  def pictures(self) -> Iterator[tuple[str, pathlib.Path]]:
+    """Yields name and path of each image, video and frame of a clip."""
+    for name, path, clip in zip(self.files, self._paths, self._clips):
+      if clip is None:
+        yield name, path
+      else:
+        yield from ((f'{name}/{frame}', path / frame) for frame in clip)
+
+  def _path(self, table, row, name, inside) -> pathlib.Path:
     """The path of a file name, in whichever Unicode form it is stored."""
-    path = self._root / name
-    if path.exists():
-      return path
-    for form in ('NFC', 'NFD'):
-      other = unicodedata.normalize(form, name.replace('\\', '/'))
-      if (self._root / other).exists():
-        return self._root / other
+    names = [name]
+    names += [
+        unicodedata.normalize(form, name.replace('\\', '/'))
+        for form in ('NFC', 'NFD')
+    ]
+    paths = [self._root / name for name in names]
+    path = next((path for path in paths if files.exists(path)), paths[0])
+    if inside is not None and not inside(path):
+      raise ValueError(
+          f'{table}:{row.line}: {name} is outside {self._root} (absolute path, '
+          '.., or link); config.data.outside_root=True or --outside_root '
+          'accepts such files'
+      )
     return path
 
-  def _existing(self, rows, split, max_unreadable):
-    """Rows whose files are usable, and the frames of those that are clips."""
-    kept, clips = [], []
+  def _existing(self, table, rows, inside, max_unreadable):
+    """Rows whose files are usable, their paths, and the frames of clips."""
+    kept, paths, clips = [], [], []
     for row in rows:
-      path = self._path(row['file'])
+      path = self._path(table, row, row.file, inside)
       names, reason = None, ''
-      if path.is_dir():
-        names = sorted(
-            (n for n in os.listdir(path) if _is_image(n)), key=natural_key
-        )
-        reason = '' if names else 'contains no images'
-      elif not path.exists():
+      try:
+        found = files.retry(os.stat, path)
+        if stat.S_ISDIR(found.st_mode):
+          names = files.retry(_images, path, inside)
+          reason = '' if names else 'contains no images'
+        elif not stat.S_ISREG(found.st_mode):
+          reason = 'is not a regular file'
+        elif not found.st_size:
+          reason = 'is empty'
+      except FileNotFoundError:
         reason = 'does not exist'
-      elif not path.stat().st_size:
-        reason = 'is empty'
-      elif not (_is_image(row['file']) or _is_video(row['file'])):
+      except OSError as error:
+        reason = f'cannot be read ({error.strerror})'
+      if not (names or reason or labels_csv.is_image(path.name)
+              or labels_csv.is_video(path.name)):  # fmt: skip
         reason = 'has no suffix of an image or video'
       if reason:
         self.report.left_out += 1
-        self.report.add(
-            f'{self._root / _LABELS}:{row["line"]}: {row["file"]} {reason}'
-        )
+        self.report.add(f'{table}:{row.line}: {row.file} {reason}')
         continue
       kept.append(row)
+      paths.append(path)
       clips.append(names)
-    _check_share(
+    annotations.check_share(
         self.report.left_out,
         len(rows),
         max_unreadable,
-        f'files of split {split!r} in {self._root}',
+        f'files of split {self.report.split!r} in {self._root}',
         self.report.problems,
     )
-    return kept, clips
+    return kept, paths, clips
 
-  def _read_annotations(self, known, max_unreadable):
-    """Fills `_annotations` from annotations.jsonl, if there is one."""
-    path = self._root / _ANNOTATIONS
-    if not path.exists() or not self._parts:
-      return
-    places = {}
-    for row, (file, clip) in enumerate(zip(self.files, self._clips)):
-      places[file_key(file)] = (row, None if clip or _is_video(file) else 0)
-      for frame, name in enumerate(clip or ()):
-        places[file_key(f'{file}/{name}')] = (row, frame)
-    total, unknown, problems = 0, [], []
-    # Only \n ends a line; file names may contain other separators.
-    with path.open('rb') as file:
-      for number, line in enumerate(file, 1):
-        if not line.strip():
-          continue
-        total += 1
-        try:
-          text = line.decode('utf-8-sig')
-          name = _FILE.match(text)
-          name = json.loads(name[1]) if name else None
-          if name is not None and file_key(name) not in places:
-            if not _listed(file_key(name), known):
-              unknown.append(name)
-            continue
-          self._annotate(json.loads(text), places)
-        except (ValueError, TypeError, OverflowError) as error:
-          problems.append(f'{path}:{number}: {_short(error)}')
-    self.report.invalid_lines = len(problems)
-    for problem in problems[:50]:
-      self.report.add(problem)
-    if unknown:
-      self.report.add(
-          f'{path}: {len(unknown)} lines name files that {_LABELS} does not '
-          f'list, the first {unknown[0]!r}'
+
+def _images(folder: pathlib.Path, inside: files.Inside | None) -> list[str]:
+  """Names of the images in a folder, ordered by the numbers in the names."""
+  with os.scandir(folder) as entries:
+    names = [
+        entry.name
+        for entry in entries
+        if labels_csv.is_image(entry.name)
+        and entry.is_file()
+        and not (entry.is_symlink() and inside and not inside(entry.path))
+    ]
+  return sorted(names, key=labels_csv.natural_key)
+
+
+def _numbers(table, rows, classes: tuple[str, ...]) -> list[int]:
+  """Number of each row's class, -1 without label."""
+  numbers: dict[str, int] = {}
+  for i, name in enumerate(classes):
+    other = numbers.setdefault(labels_csv.label_key(name), i)
+    if other != i:
+      raise ValueError(
+          f'config.data.classes has {classes[other]!r} and {name!r}, which '
+          'differ only in case or white space; expected one of them'
       )
-    _check_share(
-        len(problems), total, max_unreadable, f'lines of {path}', problems
-    )
-
-  def _annotate(self, entry: dict, places: dict) -> None:
-    """Stores one line; raises ValueError if it is invalid."""
-    if not isinstance(entry, dict) or not isinstance(entry.get('file'), str):
-      raise ValueError('no "file"')
-    place = places.get(file_key(entry['file']))
-    if place is None:
-      return
-    row, frame = place
-    if frame is None:
-      frame = entry.get('frame')
-      if not isinstance(frame, int) or frame < 0:
-        raise ValueError(f'{entry["file"]} is a clip: expected "frame" from 0')
-    size = entry.get('width'), entry.get('height')
-    if size == (None, None):
-      size = None
-    elif not all(isinstance(s, int | float) and s > 0 for s in size):
-      raise ValueError(f'width and height are {size[0]!r} and {size[1]!r}')
-    people = {'bodies': None, 'faces': None}
-    for part, key in self._parts:
-      points = skeletons.NUM_POINTS[part]
-      value = entry.get(key)
-      if value is None:
-        continue
-      if not isinstance(value, list):
-        raise ValueError(f'{key} is {type(value).__name__}, expected a list')
-      for i, one in enumerate(value):
-        if not isinstance(one, list) or len(one) != points:
-          count = len(one) if isinstance(one, list) else type(one).__name__
-          raise ValueError(
-              f'{key}[{i}] of {entry["file"]} has {count} points, expected '
-              f'{points}'
-          )
-      array = np.array(value, np.float32)
-      if value and array.shape[2:] != (3,):
-        raise ValueError(
-            f'{key} of {entry["file"]} has points that are not x, y, score'
-        )
-      people[key] = array.reshape(len(value), points, 3)
-    # A file may have lines of two runs; the later line is the newer one.
-    annotations = self._annotations.setdefault(row, {})
-    annotations[frame] = (size, people['bodies'], people['faces'])
+  for row in rows:
+    if row.label and labels_csv.label_key(row.label) not in numbers:
+      raise ValueError(
+          f'{table}:{row.line}: label {row.label!r} is not one of the '
+          f'classes {", ".join(classes)}'
+      )
+  return [
+      numbers[labels_csv.label_key(row.label)] if row.label else -1
+      for row in rows
+  ]
 
 
-def _check_share(bad, total, limit, what, problems):
-  if bad and (bad > limit * total or bad == total):
-    raise ValueError(
-        f'{bad} of {total} {what} cannot be used, more than '
-        f'data.max_unreadable={limit}; the first: {problems[0]}'
-    )
-
-
-def _listed(key: str, known: set[str]) -> bool:
-  return key in known or key.rpartition('/')[0] in known
-
-
-def _share(file: str) -> float:
-  """A number in [0, 1) that depends only on the file name."""
-  digest = hashlib.sha256(file_key(file).encode()).digest()
+def _share(row: labels_csv.Row) -> float:
+  """A number in [0, 1) that depends only on the subject, or the file name."""
+  name = labels_csv.file_key(row.file)
+  if row.subject:
+    name = f'subject {row.subject.casefold()}'
+  digest = hashlib.sha256(name.encode()).digest()
   return int.from_bytes(digest[:4], 'big') / 2**32
 
 
-def _is_image(name: str) -> bool:
-  return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith('.')
-
-
-def _is_video(name: str) -> bool:
-  return name.lower().endswith(video.SUFFIXES)
-
-
 def _read(path: pathlib.Path) -> bytes:
-  """A file's content; empty if the file was removed since the start."""
+  """A file's content; empty if the file can no longer be read."""
   try:
-    return path.read_bytes()
-  except OSError:
+    return files.read_bytes(path)
+  except OSError as error:
+    decoding.warn_once(
+        str(path), f'{path}: {error.strerror}; the file is left out'
+    )
     return b''
-
-
-def _short(error: Exception) -> str:
-  if isinstance(error, json.JSONDecodeError):
-    return f'not a complete JSON object ({error.msg} at column {error.colno})'
-  return str(error)

@@ -12,6 +12,8 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
+from vemd_jax.data import files
+
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
   """Reads all complete lines.
@@ -27,14 +29,14 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
     ValueError: a complete line is not a JSON object.
   """
   # Split at b'\n' only: file names may contain other line separators.
-  lines = path.read_bytes().split(b'\n')[:-1]
+  lines = files.read_bytes(path).split(b'\n')[:-1]
   objects = []
   for number, line in enumerate(lines, 1):
     if not line.strip():
       continue
     try:
       value = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
       raise ValueError(f'{path} line {number}: not JSON ({error})') from error
     if not isinstance(value, dict):
       raise ValueError(f'{path} line {number}: expected an object')
@@ -148,8 +150,24 @@ def meta_path(path: pathlib.Path) -> pathlib.Path:
 
 
 def meta(path: pathlib.Path) -> dict[str, Any] | None:
-  """Settings stored in a file's sidecar; None without a sidecar."""
+  """Settings stored in a file's sidecar; None without a sidecar.
+
+  Args:
+    path: the file.
+
+  Returns:
+    The settings.
+
+  Raises:
+    ValueError: the sidecar is damaged.
+  """
   sidecar = meta_path(path)
   if not sidecar.exists():
     return None
-  return json.loads(sidecar.read_text(encoding='utf-8'))
+  try:
+    value = json.loads(files.read_bytes(sidecar))
+  except (ValueError, RecursionError) as error:
+    raise ValueError(f'{sidecar}: not JSON ({error})') from error
+  if not isinstance(value, dict):
+    raise ValueError(f'{sidecar}: expected a JSON object')
+  return value

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from vemd_jax.data import datasets, folder, video
+from vemd_jax.data import annotations, datasets, folder, labels_csv, video
 
 
 class PreparedSource:
@@ -93,17 +93,18 @@ class PreparedSource:
         classes={c: counts[i] for i, c in enumerate(self.classes)},
         unlabelled=counts[-1],
     )
-    found = _Annotations(
+    counts = [line['frames'] for line in lines]
+    self._annotations = annotations.read(
         root,
         self.files,
-        [line['frames'] for line in lines],
-        {line['file'] for line in everything},
+        [list(map(str, range(n))) if n > 1 else None for n in counts],
+        {labels_csv.file_key(line['file']) for line in everything},
+        ('body', 'face'),
         self.report,
         max_unreadable,
     )
-    self._annotations = found.by_row
     annotated = {i for i, line in enumerate(lines) if line.get('annotated')}
-    self.report.annotated = len(annotated | found.by_row.keys())
+    self.report.annotated = len(annotated | self._annotations.keys())
     self._data = None
 
   def __len__(self) -> int:
@@ -165,22 +166,6 @@ class PreparedSource:
 
   def __getstate__(self) -> dict[str, Any]:
     return {**self.__dict__, '_data': None}
-
-
-class _Annotations(folder.Folder):
-  """Applies the folder format's reader of annotations.jsonl to prepared data.
-
-  Attributes:
-    by_row: row -> stored frame -> ((width, height) or None, bodies, faces).
-  """
-
-  def __init__(self, root, files, frames, known, report, max_unreadable):
-    self._root, self.files, self.report = root, files, report
-    self._clips = [list(map(str, range(n))) if n > 1 else None for n in frames]
-    self._parts = [('body', 'bodies'), ('face', 'faces')]
-    self._annotations: dict[int, dict[int, tuple]] = {}
-    self._read_annotations(known, max_unreadable)
-    self.by_row = self._annotations
 
 
 def _open(root: Path, split: str):

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import pathlib
 import threading
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from vemd_jax.data import (
   datasets,
   decoding,
   feature_cache,
+  files,
   vit_features,
 )
 
@@ -62,8 +64,9 @@ def make_source(data: Settings, split: str):
   if data.source != 'group_scenes':
     for name in _LISTS:
       path = pathlib.Path(data.root) / name
-      if path.exists():
-        stamps.append((name, path.stat().st_mtime_ns, path.stat().st_size))
+      if files.exists(path):
+        found = files.retry(os.stat, path)
+        stamps.append((name, found.st_mtime_ns, found.st_size))
   settings = {key: getattr(data, key) for key in _SOURCE_SETTINGS}
   if data.source == 'group_scenes':
     settings['group_scenes'] = plain(data.group_scenes)
@@ -88,8 +91,8 @@ _LISTS = (
 _SOURCE_SETTINGS = (
     'name', 'source', 'root', 'classes', 'train_split', 'val_split',
     'test_split', 'holdout', 'fold', 'image_size', 'grayscale', 'frames',
-    'bodies', 'faces', 'max_unreadable', 'cache', 'audio_frames',
-    'text_tokens', 'multi_label', 'vit_dim',
+    'bodies', 'faces', 'max_unreadable', 'outside_root', 'cache',
+    'audio_frames', 'text_tokens', 'multi_label', 'vit_dim',
 )  # fmt: skip
 
 
@@ -151,13 +154,21 @@ def _group_scenes(data: Settings, split: str):
 
 
 def _folder(data: Settings, split: str):
-  from vemd_jax.data import folder
+  from vemd_jax.data import folder, labels_csv
 
   audio = text = None
   if data.audio_frames:
     audio = feature_cache.look_up(data.root, 'audio')
   if data.text_tokens:
     text = feature_cache.look_up(data.root, 'text')
+  if (
+      split == 'val'
+      and data.val_split == 'val'
+      and data.holdout
+      and not labels_csv.read(data.root).names('val')
+  ):
+    # There is no split of the default name; the held-out part replaces it.
+    split = 'holdout'
   wanted = {
       'train': data.train_split,
       'holdout': data.train_split,
@@ -174,9 +185,13 @@ def _folder(data: Settings, split: str):
       bodies=data.bodies,
       faces=data.faces,
       max_unreadable=data.max_unreadable,
+      outside_root=data.outside_root,
       audio=audio,
       text=text,
   )
+  for remark in source.report.remarks:
+    # They concern all splits, so one warning is enough.
+    decoding.warn_once(remark, remark)
   log = logging.warning if source.report.problems else logging.info
   log('%s: %s', data.root, source.report)
   return source

@@ -1,10 +1,18 @@
 """Decodes evenly spaced frames of videos."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import av
 import cv2
 import numpy as np
+
+from vemd_jax.data import files
+
+# Limit of an image or frame according to its header, the same as Pillow's. A
+# file of a few kilobytes can decode to more than the memory.
+MAX_PIXELS = 178_956_970
 
 SUFFIXES = (
     '.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm', '.mpg', '.mpeg', '.wmv',
@@ -57,6 +65,41 @@ def bound(image: np.ndarray, max_side: int) -> np.ndarray:
   return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
+@contextlib.contextmanager
+def opened(
+    path: str, format: str | None = None
+) -> Iterator[av.container.InputContainer]:
+  """Opens a video or sound file of unknown origin.
+
+  Args:
+    path: the file.
+    format: FFmpeg's name of the format; None lets it guess.
+
+  Yields:
+    The container. FFmpeg opens no other file, even if a playlist names one, and
+    decodes no frame of more than `MAX_PIXELS`.
+
+  Raises:
+    av.FFmpegError: the file is not in a known format.
+    OSError: it cannot be read.
+    ValueError: its frames are too large.
+  """
+  options = {'protocol_whitelist': 'none'}
+  with (
+      files.Reader(path) as file,
+      av.open(file, format=format, options=options) as container,
+  ):
+    for stream in container.streams.video:
+      # Frames may be larger than the header says.
+      stream.codec_context.options = {'max_pixels': str(MAX_PIXELS)}
+      if stream.width * stream.height > MAX_PIXELS:
+        raise ValueError(
+            f'{path}: {stream.width} x {stream.height} is more than '
+            f'{MAX_PIXELS} pixels'
+        )
+    yield container
+
+
 def read_frames(path: str, num_frames: int, max_side: int = 0) -> Clip:
   """Decodes evenly spaced frames, turned upright by the rotation flag.
 
@@ -69,18 +112,18 @@ def read_frames(path: str, num_frames: int, max_side: int = 0) -> Clip:
     The clip.
 
   Raises:
-    ValueError: no frame can be decoded; the message names the file.
+    ValueError: no frame can be decoded, or frames are too large; the message
+      names the file.
   """
   try:
-    with av.open(path) as container:
+    with opened(path) as container:
       if not container.streams.video:
         raise ValueError(f'{path}: no video stream')
       stream = container.streams.video[0]
-      stream.thread_type = 'SLICE'
       # Packets are counted, since the header's number of frames may be missing
       # or wrong.
       total = sum(packet.size > 0 for packet in container.demux(stream))
-    with av.open(path) as container:
+    with opened(path) as container:
       stream = container.streams.video[0]
       stream.thread_type = 'SLICE'
       return _pick(path, container, stream, total, num_frames, max_side)

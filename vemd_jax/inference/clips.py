@@ -113,7 +113,7 @@ def _sample_frames(
       yield seconds, image
 
   try:
-    with av.open(path) as container:
+    with video.opened(path) as container:
       if not container.streams.video:
         raise Unreadable('no video stream')
       stream = container.streams.video[0]
@@ -126,9 +126,10 @@ def _sample_frames(
         if shown is not None:
           yield from take(now)
         shown, image = frame, None
-  except av.FFmpegError as error:
+  except (av.FFmpegError, OSError, ValueError) as error:
     if shown is None:
-      raise Unreadable(f'not a readable video ({error.strerror})') from error
+      reason = getattr(error, 'strerror', None) or error
+      raise Unreadable(f'not a readable video ({reason})') from error
     # The end of the video is damaged; the frames before it are used.
   if shown is None:
     raise Unreadable('no frame in the video')

@@ -150,6 +150,7 @@ def annotate(
     frames: int = 0,
     workers: int = 1,
     overwrite: bool = False,
+    outside_root: bool = False,
 ) -> Report:
   """Annotates every row that is not annotated yet.
 
@@ -161,6 +162,7 @@ def annotate(
     frames: number of evenly spaced frames of a clip; 0 takes all.
     workers: number of processes.
     overwrite: starts a new file if the existing one has other settings.
+    outside_root: whether labels.csv may name files outside the folder.
 
   Returns:
     The report.
@@ -180,7 +182,7 @@ def annotate(
     if jsonl.meta(path) is not None:
       # The readers of the data would reject an incomplete last line.
       jsonl.drop_torn_line(path)
-    source = rows.Rows(data)
+    source = rows.Rows(data, outside_root)
     report = Report(unreadable=source.left_out, problems=list(source.problems))
     if annotator is None:
       # Before anything is written, since it may fail or download models.
@@ -298,6 +300,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
       'all cores in a single process')  # fmt: skip
   add('--out', default='', help='file to write; empty = '
       f'{NAME} in --data')  # fmt: skip
+  add('--outside_root', action='store_true', help='accept files outside DATA '
+      'in labels.csv')  # fmt: skip
   add('--overwrite', action='store_true', help='replace existing annotations '
       'that were made with other settings')  # fmt: skip
   add('--preview', default='', help='folder for a contact sheet of annotated '
@@ -320,11 +324,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         frames=args.frames,
         workers=args.workers,
         overwrite=args.overwrite,
+        outside_root=args.outside_root,
     )
     print(report)
     if args.preview:
       path = args.out or pathlib.Path(args.data) / NAME
-      print(f'preview: {preview(args.data, path, args.preview)}')
+      sheet = preview(
+          args.data, path, args.preview, outside_root=args.outside_root
+      )
+      print(f'preview: {sheet}')
   except KeyboardInterrupt:
     print('interrupted; the same command resumes', file=sys.stderr)
     return 130

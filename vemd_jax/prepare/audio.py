@@ -20,7 +20,7 @@ import numpy as np
 import scipy.fft
 import scipy.signal
 
-from vemd_jax.data import feature_cache
+from vemd_jax.data import feature_cache, files, video
 from vemd_jax.prepare import rows
 
 RATE = 16000
@@ -34,6 +34,12 @@ LOW, HIGH = 50.0, 7600.0
 FLOOR_DB = -100.0
 # A track whose samples all stay below this is silent (-80 dB).
 SILENCE = 1e-4
+# Limit of a sound track, whose samples are held in memory.
+MAX_SECONDS = 4 * 3600
+# Lower limit of the sample rate: resampling must not multiply the data.
+MIN_RATE = 1000
+# Windows transformed at a time, which bounds the memory.
+_BLOCK = 1 << 14
 
 
 def hertz_to_mel(hertz: np.ndarray) -> np.ndarray:
@@ -74,11 +80,15 @@ def log_mel(samples: np.ndarray, bands: int = BANDS) -> np.ndarray:
   samples = np.pad(samples, (0, max(WINDOW - len(samples), 0)))
   frames = np.lib.stride_tricks.sliding_window_view(samples, WINDOW)[::HOP]
   window = scipy.signal.get_window('hann', WINDOW)
-  spectrum = scipy.fft.rfft(frames * window[None], FFT, axis=-1)
-  # A sine of amplitude 1 has a peak of half the window's sum.
-  power = np.square(np.abs(spectrum) * (2 / window.sum()))  # [Ta, F]
-  decibels = 10 * np.log10(power @ _filters(bands) + 10 ** (FLOOR_DB / 10))
-  return (1 - 2 * decibels / FLOOR_DB).astype(np.float32)
+  result = np.empty((len(frames), bands), np.float32)
+  for at in range(0, len(frames), _BLOCK):
+    block = frames[at : at + _BLOCK] * window[None]
+    spectrum = scipy.fft.rfft(block, FFT, axis=-1)
+    # A sine of amplitude 1 has a peak of half the window's sum.
+    power = np.square(np.abs(spectrum) * (2 / window.sum()))  # [Ta, F]
+    decibels = 10 * np.log10(power @ _filters(bands) + 10 ** (FLOOR_DB / 10))
+    result[at : at + _BLOCK] = 1 - 2 * decibels / FLOOR_DB
+  return result
 
 
 def read_samples(path: str | pathlib.Path) -> np.ndarray | None:
@@ -92,25 +102,32 @@ def read_samples(path: str | pathlib.Path) -> np.ndarray | None:
 
   Raises:
     FileNotFoundError: there is no such file.
-    ValueError: it cannot be decoded.
+    ValueError: it cannot be decoded, or is longer than `MAX_SECONDS`.
   """
   path = pathlib.Path(path)
   if not path.is_file():
     raise FileNotFoundError(f'{path}: no such file')
   blocks = []
-  with path.open('rb') as file:
+  with files.open_binary(path) as file:
     head = file.read(12)
   # FFmpeg's format detection mistakes some WAV files for other formats.
   kind = 'wav' if head[:4] == b'RIFF' and head[8:] == b'WAVE' else None
   try:
-    with av.open(str(path), format=kind) as container:
+    with video.opened(path, kind) as container:
       if not container.streams.audio:
         return None
       # FFmpeg's downmix to float preserves power, so that mono sound stored as
       # stereo would become 3 dB louder. Its downmix to integers averages.
       resampler = av.AudioResampler(format='s16', layout='mono', rate=RATE)
+      count = 0
       for frame in container.decode(container.streams.audio[0]):
-        blocks += [f.to_ndarray()[0] for f in resampler.resample(frame)]
+        if frame.sample_rate < MIN_RATE:
+          raise ValueError(f'sample rate is {frame.sample_rate} Hz')
+        new = [f.to_ndarray()[0] for f in resampler.resample(frame)]
+        blocks += new
+        count += sum(map(len, new))
+        if count > MAX_SECONDS * RATE:
+          raise ValueError(f'longer than {MAX_SECONDS} s')
       if blocks:
         blocks += [f.to_ndarray()[0] for f in resampler.resample(None)]
   except (av.error.FFmpegError, ValueError, OSError) as error:
@@ -163,6 +180,7 @@ def cache(
     bands: int = BANDS,
     workers: int = 1,
     overwrite: bool = False,
+    outside_root: bool = False,
 ) -> feature_cache.Counts:
   """Computes the spectrograms that are not cached yet.
 
@@ -172,6 +190,7 @@ def cache(
     bands: number of mel bands M.
     workers: number of threads.
     overwrite: starts a new index if the existing one has other settings.
+    outside_root: whether labels.csv may name files outside the folder.
 
   Returns:
     Numbers of rows processed.
@@ -182,7 +201,7 @@ def cache(
       data, which stores its own spectrograms.
   """
   data = pathlib.Path(data)
-  source = rows.Rows(data)
+  source = rows.Rows(data, outside_root)
   if source.is_prepared:
     raise ValueError(
         f'{data} is prepared data: store its spectrograms with '
@@ -233,6 +252,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   add('--bands', type=int, default=BANDS,
       help='mel bands, config.data.audio_dim')
   add('--workers', type=int, default=os.cpu_count(), help='threads')
+  add('--outside_root', action='store_true', help='accept files outside DATA '
+      'in labels.csv')  # fmt: skip
   add('--overwrite', action='store_true', help='replace a cache that has other '
       'settings')  # fmt: skip
   return parser.parse_args(argv)
@@ -245,6 +266,12 @@ def main(argv: Sequence[str] | None = None) -> int:
   def fill() -> feature_cache.Counts:
     if not 8 <= args.bands <= 128:
       raise ValueError(f'--bands={args.bands}: expected 8 to 128')
-    return cache(args.data, args.bands, args.workers, args.overwrite)
+    return cache(
+        args.data,
+        args.bands,
+        args.workers,
+        args.overwrite,
+        args.outside_root,
+    )
 
   return rows.fill_command(fill, 'sound')

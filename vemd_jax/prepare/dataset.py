@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vemd_jax.data import datasets
+from vemd_jax.data import datasets, files, overlaps
 from vemd_jax.prepare.chunks import (
     FORMAT,
   Chunk,
@@ -40,7 +40,7 @@ from vemd_jax.prepare.chunks import (
   make_chunks,
   write_bytes,
 )
-from vemd_jax.prepare.index import Index, Options, finish
+from vemd_jax.prepare.index import FOREIGN, Index, Options, finish
 from vemd_jax.prepare.layouts import (
   coco,
   dfew,
@@ -75,6 +75,7 @@ def prepare(
     options: Options | None = None,
     workers: int = 0,
     update: bool = False,
+    outside_root: bool = False,
     log: Callable[[str], None] = print,
 ) -> dict[str, Any]:
   """Prepares a dataset.
@@ -87,6 +88,7 @@ def prepare(
     workers: processes; 0 = one per core, 1 = this process, which then dies if
       a decoder crashes.
     update: prepares again if the source or the options have changed.
+    outside_root: whether links in the source may lead to files outside it.
     log: called with lines for the user.
 
   Returns:
@@ -108,9 +110,10 @@ def prepare(
     if facts.notice:
       log(f'Note: {facts.notice}')
     log(f'{facts.title}: reading the layout of {source}')
-    index = Index()
+    index = Index(outside_root=outside_root)
     _READ[name](source, options, index)
     finish(index)
+    _leave_out_foreign(source, index)
     for key, value in index.facts.items():
       log(f'  {key}: {value}')
     manifest = _manifest(source, index)
@@ -120,6 +123,11 @@ def prepare(
     holdout = [
         datasets.holdout_value(name, s.group or s.file) for s in index.samples
     ]
+    shared = overlaps.described(
+        _groups(index), 'subjects or source videos'
+    )
+    if shared and options.hash_names:
+      shared = [shared[0].partition(':')[0]]
     _hash_names(name, index, options)
     if _is_complete(out, facts, options, shown, update):
       shutil.rmtree(out / 'work', ignore_errors=True)
@@ -135,7 +143,9 @@ def prepare(
     _name_changes(work / 'source.jsonl', shown, log)
     chunks = make_chunks(index.samples, manifest, name, options, work)
     encode_all(chunks, source, options, workers, log)
-    report = _write(out, work, facts, options, index, holdout, chunks, shown)
+    report = _write(
+        out, work, facts, options, index, holdout, chunks, shown, shared
+    )
     stale = (out / 'annotations.jsonl').exists()
   log(table(report))
   log(f'{out} is complete')
@@ -149,6 +159,30 @@ def hash_name(dataset: str, file: str) -> str:
   """Replaces a file name for `--hash_names`: 16 hexadecimal digits."""
   data = f'{dataset}/{file}'.encode()
   return hashlib.blake2b(data, digest_size=8).hexdigest()
+
+
+def _leave_out_foreign(source: Path, index: Index) -> None:
+  """Leaves out samples whose files are links to outside the source."""
+  if index.outside_root:
+    return
+  inside = files.Inside(source)
+  kept = []
+  for sample in index.samples:
+    if all(inside(source / name) for name in sample.media):
+      kept.append(sample)
+    else:
+      index.leave_out(sample.file, sample.split, FOREIGN)
+  index.samples = kept
+  index.left_out.sort()
+
+
+def _groups(index: Index) -> dict[str, list[tuple[str, str]]]:
+  """Subject or source video -> (split, its name) of its samples."""
+  groups = collections.defaultdict(list)
+  for sample in index.samples:
+    if sample.group:
+      groups[sample.group].append((sample.split, sample.group))
+  return groups
 
 
 def _shown(name: str, file: str, index: Index, options: Options) -> str:
@@ -168,9 +202,9 @@ def _hash_names(name: str, index: Index, options: Options) -> None:
       (_shown(name, f, index, options), split, reason)
       for f, split, reason in index.left_out
   )
-  for remark, files in index.handled.items():
+  for remark, names in index.handled.items():
     index.handled[remark] = sorted(
-        _shown(name, f, index, options) for f in files
+        _shown(name, f, index, options) for f in names
     )
 
 
@@ -286,6 +320,7 @@ def _write(
     holdout: Sequence[float],
     chunks: Sequence[Chunk],
     manifest: dict[str, list[int]],
+    shared: list[str],
 ) -> dict[str, Any]:
   """Writes the TFDS dataset, index and report from the work files."""
   # Imported here, since workers do not need it.
@@ -297,6 +332,7 @@ def _write(
   handled = {k: list(v) for k, v in index.handled.items()}
   values = {s.file: h for s, h in zip(index.samples, holdout, strict=True)}
   lines: dict[str, list[dict[str, Any]]] = collections.defaultdict(list)
+  contents = collections.defaultdict(list)
   for split in dict.fromkeys(c.split for c in chunks):
     for e in examples(chunks, split):
       if 'left_out' in e:
@@ -316,6 +352,13 @@ def _write(
       if e['bodies'] is not None or e['faces'] is not None:
         line['annotated'] = True
       lines[split].append(line)
+      content = hashlib.sha256(b''.join(e['frames'])).digest()
+      if not facts.folds:
+        contents[content].append((split, e['file']))
+      for fold, part in enumerate(e['folds'], 1):
+        if part:
+          where = f'fold {fold} {("train", "test")[part - 1]}'
+          contents[fold, content].append((where, e['file']))
   if not lines:
     raise ValueError(f'no sample could be read; the first: {left_out[0]}')
 
@@ -333,7 +376,10 @@ def _write(
   # It prints its output folder, which is not where the data end up.
   with contextlib.redirect_stdout(io.StringIO()):
     builder.download_and_prepare()
-  report = make_report(facts, options, index, lines, left_out, handled)
+  shared = shared + overlaps.described(contents, 'identical samples')
+  report = make_report(
+      facts, options, index, lines, left_out, handled, shared
+  )
   (out / 'prepared.json').unlink(missing_ok=True)
   shutil.rmtree(out / 'data', ignore_errors=True)
   Path(builder.data_path).replace(out / 'data')
@@ -384,6 +430,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   add('--drop_empty', action='store_true', help='COCO: leave out images '
       'without a labelled person')  # fmt: skip
   add('--workers', type=int, default=0, help='processes; 0 = one per core')
+  add('--outside_root', action='store_true', help='accept links in the '
+      'source that lead outside it')  # fmt: skip
   add('--update', action='store_true', help='prepare again if the source or '
       'the options have changed')  # fmt: skip
   return parser.parse_args(argv)
@@ -438,6 +486,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options_of(args),
         args.workers,
         args.update,
+        args.outside_root,
     )
   except (ValueError, OSError, RuntimeError) as error:
     print(f'error: {error}', file=sys.stderr)

@@ -4,7 +4,6 @@ Imports neither JAX nor TFDS, so that worker processes start quickly.
 """
 
 import dataclasses
-import io
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,11 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from vemd_jax.data import video
+from vemd_jax.data import decoding, files, video
 from vemd_jax.prepare import audio
 from vemd_jax.prepare.index import Options, Sample, printable
 
 QUALITY = 92
-# Larger than any photograph; Pillow's own bound would only warn.
-_MAX_PIXELS = 400_000_000
 
 
 @dataclasses.dataclass
@@ -132,7 +129,7 @@ def encode_image(
     Unreadable: it cannot be used.
   """
   try:
-    data = path.read_bytes()
+    data = files.read_bytes(path)
   except FileNotFoundError:
     raise Unreadable('file is missing') from None
   except OSError as error:
@@ -140,9 +137,7 @@ def encode_image(
   if not data:
     raise Unreadable('file is empty (0 bytes)')
   try:
-    with Image.open(io.BytesIO(data)) as image:
-      if image.width * image.height > _MAX_PIXELS:
-        raise Unreadable(f'image of {image.width} x {image.height} pixels')
+    with decoding.open_image(data) as image:
       turned = image.getexif().get(0x0112, 1) not in (0, 1)
       plain = (
           image.format == 'JPEG'
@@ -163,8 +158,8 @@ def encode_image(
       rgb = _to_rgb(pixels, remarks)
       if image.mode == 'RGB' and image.format == 'PNG' and _png_depth(data) > 8:
         remarks.add('16-bit image: converted to 8 bits')
-  except Unreadable:
-    raise
+  except decoding.TooLarge as error:
+    raise Unreadable(str(error)) from None
   except Image.UnidentifiedImageError:
     raise Unreadable('not an image') from None
   except Exception as error:  # Pillow's plugins raise nearly anything

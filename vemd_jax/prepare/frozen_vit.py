@@ -119,7 +119,12 @@ def fill(
     return np.asarray(features(params, sample['image'][None])[0], np.float32)
 
   return cache(
-      data.root, settings(config, data, params), compute, overwrite, workers
+      data.root,
+      settings(config, data, params),
+      compute,
+      overwrite,
+      workers,
+      data.outside_root,
   )
 
 
@@ -129,6 +134,7 @@ def cache(
     compute: Callable[[vit_features.Record], np.ndarray],
     overwrite: bool = False,
     workers: int = 1,
+    outside_root: bool = False,
 ) -> feature_cache.Counts:
   """Computes the features of the rows of all splits that are not cached yet.
 
@@ -140,6 +146,7 @@ def cache(
       be read.
     overwrite: starts a new index if the existing one has other settings.
     workers: number of threads.
+    outside_root: whether labels.csv may name files outside the folder.
 
   Returns:
     Numbers of rows processed.
@@ -149,7 +156,7 @@ def cache(
     ValueError: the cache was made with other settings.
   """
   data = pathlib.Path(data)
-  source = rows.Rows(data)
+  source = rows.Rows(data, outside_root)
   stamp = _stamp(data / 'prepared.json') if source.is_prepared else None
 
   def job(i: int) -> feature_cache.Job:

@@ -9,11 +9,12 @@ import csv
 import dataclasses
 import io
 import os
+import re
 import unicodedata
 from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 
-from vemd_jax.data import datasets
+from vemd_jax.data import datasets, files
 
 IMAGE_SUFFIXES = (
     '.jpg', '.jpeg', '.jfif', '.png', '.bmp', '.webp', '.gif', '.tif', '.tiff',
@@ -67,6 +68,7 @@ class Index:
     handled: remark -> files or rows it concerns; they are prepared.
     files: label files read, relative to the source.
     facts: other lines for the report (layout, label order).
+    outside_root: whether links may lead to files outside the source.
   """
 
   samples: list[Sample] = dataclasses.field(default_factory=list)
@@ -76,6 +78,7 @@ class Index:
   handled: dict[str, list[str]] = dataclasses.field(default_factory=dict)
   files: list[str] = dataclasses.field(default_factory=list)
   facts: dict[str, str] = dataclasses.field(default_factory=dict)
+  outside_root: bool = False
 
   def leave_out(self, file: str, split: str, reason: str) -> None:
     self.left_out.append((file, split, reason))
@@ -109,7 +112,12 @@ class Options:
 
 def printable(name: str) -> str:
   """A file name as text in NFC; bytes that are not UTF-8 are escaped."""
-  text = os.fsencode(name).decode('utf-8', 'backslashreplace')
+  try:
+    data = os.fsencode(name)
+  except UnicodeEncodeError:
+    # A lone surrogate, from a JSON file.
+    data = name.encode('utf-8', 'backslashreplace')
+  text = data.decode('utf-8', 'backslashreplace')
   return unicodedata.normalize('NFC', text)
 
 
@@ -117,11 +125,26 @@ def _fold(name: str) -> str:
   return printable(name).replace('\\', '/').casefold()
 
 
-def _walk(folder: Path) -> Iterator[str]:
+# Reason for leaving out files behind links.
+FOREIGN = 'link to outside the source folder (--outside_root accepts it)'
+
+
+def _walk(folder: Path, source: Path, index: Index) -> Iterator[str]:
   """Visible files below a folder, sorted, relative to it."""
-  for path, folders, files in os.walk(folder, followlinks=True):
+  inside = files.Inside(source)
+  seen = set()
+  for path, folders, names in os.walk(folder, followlinks=True):
+    # A link to a parent folder would never end.
+    real = os.path.realpath(path)
+    foreign = not (index.outside_root or inside(path))
+    if foreign:
+      index.leave_out(printable(os.path.relpath(path, source)), '', FOREIGN)
+    if foreign or real in seen:
+      folders[:] = []
+      continue
+    seen.add(real)
     folders[:] = sorted(f for f in folders if not f.startswith('.'))
-    for file in sorted(files):
+    for file in sorted(names):
       if not file.startswith('.') and file.lower() != 'thumbs.db':
         yield os.path.relpath(os.path.join(path, file), folder)
 
@@ -133,12 +156,27 @@ class Files:
   Unicode form.
   """
 
-  def __init__(self, source: Path, folder: Path, suffixes: tuple[str, ...]):
+  def __init__(
+      self,
+      source: Path,
+      folder: Path,
+      suffixes: tuple[str, ...],
+      index: Index,
+  ):
+    """Lists the files.
+
+    Args:
+      source: the dataset's folder.
+      folder: the one to search, below it.
+      suffixes: of the media, in lower case.
+      index: says whether links may lead outside the source; links that must
+        not are recorded as left out.
+    """
     self.paths = []
     self.other = []
     prefix = folder.relative_to(source).as_posix()
     self._keys: dict[str, list[str]] = {}
-    for file in _walk(folder):
+    for file in _walk(folder, source, index):
       path = file if prefix == '.' else f'{prefix}/{file}'
       if not file.lower().endswith(suffixes):
         self.other.append(path)
@@ -217,16 +255,23 @@ def read_text(path: Path, source: Path, index: Index) -> str:
   Byte order marks and Windows line ends are noted and removed; text that is
   not UTF-8 is read as GB 18030 (Chinese; MER2023), or else as Windows-1252.
   """
-  data = path.read_bytes()
+  data = files.read_bytes(path)
   name = path.relative_to(source).as_posix()
   index.files.append(name)
   if data[:2] in (b'\xff\xfe', b'\xfe\xff'):
     index.note('label file is UTF-16', printable(name))
-    text = data.decode('utf-16')
+    try:
+      text = data.decode('utf-16')
+    except UnicodeDecodeError as error:
+      raise ValueError(f'{path}: not UTF-16 ({error.reason})') from error
   else:
     if data[:3] == b'\xef\xbb\xbf':
       index.note('label file starts with a byte order mark', printable(name))
-    for encoding in ('utf-8-sig', 'gb18030', 'cp1252', 'latin-1'):
+    # Chinese words are longer runs of such bytes than accented letters.
+    run = re.search(rb'[\x80-\xff]{3}', data)
+    for encoding in (
+        'utf-8-sig', *(('gb18030',) if run else ()), 'cp1252', 'latin-1'
+    ):  # fmt: skip
       try:
         text = data.decode(encoding)
       except UnicodeDecodeError:
@@ -281,9 +326,13 @@ def read_table(
     # Transcripts in tab-separated files contain unpaired quotes.
     quoting = csv.QUOTE_NONE if delimiter == '\t' else csv.QUOTE_MINIMAL
     csv.field_size_limit(1 << 24)
-    rows = list(
-        csv.reader(io.StringIO(text), delimiter=delimiter, quoting=quoting)
+    lines = csv.reader(
+        io.StringIO(text), delimiter=delimiter, quoting=quoting
     )
+    try:
+      rows = list(lines)
+    except csv.Error as error:
+      raise ValueError(f'{path}:{lines.line_num}: {error}') from error
   numbered = [
       (i, r) for i, r in enumerate(rows, 1) if any(f.strip() for f in r)
   ]
@@ -453,6 +502,6 @@ def finish(index: Index) -> None:
       best[s.media] = keep
   index.samples = sorted(best.values(), key=lambda s: (s.split, s.file))
   index.left_out.sort()
-  for files in index.handled.values():
-    files.sort()
+  for names in index.handled.values():
+    names.sort()
 

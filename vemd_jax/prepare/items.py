@@ -73,7 +73,7 @@ def _all_frames(path: str) -> Iterator[tuple[int, np.ndarray]]:
   """Yields all frames of a video, numbered as by `video.read_frames`."""
   number = -1
   try:
-    with av.open(path) as container:
+    with video.opened(path) as container:
       if not container.streams.video:
         raise ValueError('no video stream')
       for number, frame in enumerate(container.decode(video=0)):

@@ -20,6 +20,7 @@ def preview(
     out: str | pathlib.Path,
     pictures: int = 24,
     cell: int = 320,
+    outside_root: bool = False,
 ) -> pathlib.Path:
   """Draws a contact sheet of annotated images.
 
@@ -31,6 +32,7 @@ def preview(
     out: folder to write to.
     pictures: number of images, evenly spaced over the lines.
     cell: side of an image on the sheet, in pixels.
+    outside_root: whether labels.csv may name files outside the folder.
 
   Returns:
     Path of the file, `annotations.png`.
@@ -39,7 +41,7 @@ def preview(
     ValueError: there is no annotation.
   """
   data, out = pathlib.Path(data), pathlib.Path(out)
-  source = rows.Rows(data)
+  source = rows.Rows(data, outside_root)
   places = {file: i for i, file in enumerate(source.files)}
   lines = jsonl.read(pathlib.Path(annotations))
   lines = [line for line in lines if line['file'] in places]

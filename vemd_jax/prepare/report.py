@@ -7,7 +7,7 @@ from typing import Any
 
 
 def make_report(
-    facts, options, index, lines, left_out, handled
+    facts, options, index, lines, left_out, handled, overlaps
 ) -> dict[str, Any]:
   """Builds report.json; interruptions of the run do not change it."""
   by_split = collections.Counter(split for _, split, _ in left_out)
@@ -46,6 +46,7 @@ def make_report(
           {'remark': k, 'count': len(v), 'files': sorted(v)}
           for k, v in sorted(handled.items())
       ],
+      'overlaps': overlaps,
       'left_out': [
           {'file': f, 'split': s, 'reason': r} for f, s, r in sorted(left_out)
       ],
@@ -77,6 +78,7 @@ def table(report: dict[str, Any], names: int = 10) -> str:
   ]
   for i, fold in enumerate(report.get('folds', ())):
     lines.append(f'fold {i + 1}: {fold["train"]} train, {fold["test"]} test')
+  lines += report.get('overlaps', ())
   for title, groups in (
       ('Handled', {h['remark']: h['files'] for h in report['handled']}),
       ('Left out', _by_reason(report['left_out'])),

@@ -1,7 +1,6 @@
 """All rows of a dataset on disk, of every split: a folder or prepared data."""
 
 import contextlib
-import csv
 import functools
 import json
 import pathlib
@@ -9,7 +8,13 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from vemd_jax.data import datasets, feature_cache, folder, prepared
+from vemd_jax.data import (
+  datasets,
+  feature_cache,
+  folder,
+  labels_csv,
+  prepared,
+)
 
 
 class Rows:
@@ -22,12 +27,13 @@ class Rows:
     left_out: number of files that cannot be used.
   """
 
-  def __init__(self, data: str | pathlib.Path):
+  def __init__(self, data: str | pathlib.Path, outside_root: bool = False):
     """Lists the rows.
 
     Args:
       data: a folder with `labels.csv`, or the `--out` of
         `vemd_jax.data.prepare`.
+      outside_root: whether labels.csv may name files outside the folder.
 
     Raises:
       FileNotFoundError: it is neither.
@@ -37,7 +43,11 @@ class Rows:
     self.is_prepared = (data / 'prepared.json').exists()
     self.problems: list[str] = []
     self.left_out = 0
-    sources = _prepared(data) if self.is_prepared else self._folder(data)
+    sources = (
+        _prepared(data)
+        if self.is_prepared
+        else self._folder(data, outside_root)
+    )
     self.files: list[str] = []
     self._places = []
     known = set()
@@ -55,14 +65,23 @@ class Rows:
     source, i = self._places[index]
     return source[i]
 
-  def _folder(self, data: pathlib.Path) -> list[folder.Folder]:
+  def _folder(self, data: pathlib.Path, outside_root) -> list[folder.Folder]:
     failures = []
     sources = []
-    for split in _splits(data):
+    path = data / labels_csv.NAME
+    if not path.exists():
+      raise FileNotFoundError(
+          f'{path} does not exist; expected a folder with labels.csv, or one '
+          'that vemd_jax.data.prepare has made'
+      )
+    table = labels_csv.read(data)
+    self.problems += table.remarks
+    for split in table.splits:
       try:
         source = folder.Folder(
-            data, split, bodies=False, faces=False, max_unreadable=1.0
-        )
+            data, split, bodies=False, faces=False, max_unreadable=1.0,
+            outside_root=outside_root,
+        )  # fmt: skip
       except ValueError as error:
         failures.append(str(error))
         continue
@@ -73,28 +92,6 @@ class Rows:
       raise ValueError(failures[0])
     self.problems += failures
     return sources
-
-
-def _splits(data: pathlib.Path) -> list[str]:
-  """Values of the column `split`, as first spelled."""
-  path = data / 'labels.csv'
-  if not path.exists():
-    raise FileNotFoundError(
-        f'{path} does not exist; expected a folder with labels.csv, or one '
-        'written by vemd_jax.data.prepare'
-    )
-  with path.open(encoding='utf-8-sig', newline='') as file:
-    rows = csv.reader(file)
-    header = [cell.strip().casefold() for cell in next(rows, [])]
-    if 'split' not in header:
-      raise ValueError(f'{path}:1: no column split')
-    column = header.index('split')
-    names: dict[str, str] = {}
-    for row in rows:
-      if len(row) > column:
-        name = row[column].strip()
-        names.setdefault(name.casefold(), name)
-  return list(names.values())
 
 
 def _prepared(data: pathlib.Path) -> list[prepared.PreparedSource]:

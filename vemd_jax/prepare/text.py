@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from vemd_jax.data import feature_cache
+from vemd_jax.data import feature_cache, files
 from vemd_jax.prepare import annotators, rows
 
 
@@ -126,19 +126,26 @@ def read_embeddings(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     raise FileNotFoundError(f'{path} does not exist')
   if path.is_dir():
     found = {
-        str(file.relative_to(path).with_suffix('').as_posix()): np.load(file)
+        file.relative_to(path).with_suffix('').as_posix(): (
+            files.load_arrays(file)['']
+        )
         for file in sorted(path.rglob('*.npy'))
     }
   elif path.suffix == '.npz':
-    with np.load(path) as arrays:
-      found = dict(arrays)
+    found = files.load_arrays(path)
   elif path.suffix == '.jsonl':
     found = {}
-    for number, line in enumerate(path.read_text('utf-8').splitlines(), 1):
+    # Split at b'\n' alone: a file name may hold other line separators.
+    for number, line in enumerate(files.read_bytes(path).split(b'\n'), 1):
+      if not line.strip():
+        continue
       try:
         value = json.loads(line)
-        found[value['file']] = np.array(value['embedding'], np.float32)
-      except (ValueError, KeyError, TypeError) as error:
+        with np.errstate(over='ignore'):
+          found[value['file']] = np.array(value['embedding'], np.float32)
+      except (
+          ValueError, KeyError, TypeError, OverflowError, RecursionError
+      ) as error:  # fmt: skip
         raise ValueError(
             f'{path} line {number}: expected {{"file", "embedding"}} ({error})'
         ) from error
@@ -153,6 +160,8 @@ def read_embeddings(path: str | pathlib.Path) -> dict[str, np.ndarray]:
           f'{path}: {file}: expected floats [T, E] or [E], found '
           f'{array.dtype} {list(array.shape)}'
       )
+    if not (array.size and np.isfinite(array).all()):
+      raise ValueError(f'{path}: {file}: empty, or not all finite')
     result[file] = array.astype(np.float32)
   widths = {array.shape[1] for array in result.values()}
   if len(widths) > 1:
@@ -166,6 +175,7 @@ def cache_encoded(
     max_tokens: int = 128,
     pooling: str = 'tokens',
     overwrite: bool = False,
+    outside_root: bool = False,
 ) -> feature_cache.Counts:
   """Encodes the transcripts of the rows that are not cached yet.
 
@@ -176,6 +186,7 @@ def cache_encoded(
     max_tokens: see `load_encoder`.
     pooling: see `load_encoder`.
     overwrite: starts a new index if the existing one is of another model.
+    outside_root: whether labels.csv may name files outside the folder.
 
   Returns:
     Numbers of rows processed.
@@ -186,7 +197,7 @@ def cache_encoded(
     ImportError: an optional package is missing.
   """
   data = pathlib.Path(data)
-  source = rows.Rows(data)
+  source = rows.Rows(data, outside_root)
   made_with = {
       'model': _digest(model),
       'max_tokens': max_tokens,
@@ -214,6 +225,7 @@ def cache_given(
     data: str | pathlib.Path,
     embeddings: str | pathlib.Path,
     overwrite: bool = False,
+    outside_root: bool = False,
 ) -> feature_cache.Counts:
   """Caches embeddings that were computed elsewhere.
 
@@ -222,6 +234,7 @@ def cache_given(
     embeddings: see `read_embeddings`; rows are looked up by their file name,
       with or without suffix.
     overwrite: starts a new index if the existing one is of a model.
+    outside_root: whether labels.csv may name files outside the folder.
 
   Returns:
     Numbers of rows processed; rows missing in the file have no embedding.
@@ -231,7 +244,7 @@ def cache_given(
     ValueError: the file has another format, or contains none of the rows.
   """
   data, embeddings = pathlib.Path(data), pathlib.Path(embeddings)
-  source = rows.Rows(data)
+  source = rows.Rows(data, outside_root)
   given = read_embeddings(embeddings)
   made_with = {'model': 'given'}
   jobs = []
@@ -284,6 +297,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
       'of .npy')  # fmt: skip
   add('--max_tokens', type=int, default=128, help='longer texts are truncated')
   add('--pooling', default='tokens', choices=('tokens', 'mean'))
+  add('--outside_root', action='store_true', help='accept files outside DATA '
+      'in labels.csv')  # fmt: skip
   add('--overwrite', action='store_true', help='replace a cache of another '
       'model')  # fmt: skip
   return parser.parse_args(argv)
@@ -298,8 +313,15 @@ def main(argv: Sequence[str] | None = None) -> int:
       raise ValueError(f'--max_tokens={args.max_tokens}: expected 3 or more')
     if args.model:
       return cache_encoded(
-          args.data, args.model, args.max_tokens, args.pooling, args.overwrite
+          args.data,
+          args.model,
+          args.max_tokens,
+          args.pooling,
+          args.overwrite,
+          args.outside_root,
       )
-    return cache_given(args.data, args.embeddings, args.overwrite)
+    return cache_given(
+        args.data, args.embeddings, args.overwrite, args.outside_root
+    )
 
   return rows.fill_command(fill, 'text')

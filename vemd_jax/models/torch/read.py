@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import zipfile
 from collections.abc import Mapping
 
 import ml_dtypes
@@ -38,9 +37,9 @@ def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
 
 def _read_npz(path):
   try:
-    with np.load(path) as file:
+    with np.load(path, allow_pickle=False) as file:
       return dict(file)
-  except (ValueError, OSError, zipfile.BadZipFile) as error:
+  except Exception as error:  # NumPy and zipfile raise many kinds.
     raise ValueError(f'{path} is not a .npz file: {error}') from error
 
 
@@ -64,7 +63,9 @@ def _read_safetensors(path):
       if entry['dtype'] in ('F16', 'BF16'):
         tensor = tensor.astype(np.float32)
       tensors[name] = tensor
-  except (ValueError, KeyError) as error:
+  except (
+      ValueError, KeyError, TypeError, AttributeError, RecursionError
+  ) as error:  # fmt: skip
     raise ValueError(f'{path} is not a safetensors file: {error}') from error
   return tensors
 
@@ -83,6 +84,10 @@ def _read_torch(path):
     raise ValueError(
         f'{path}: torch.load(weights_only=True) failed: {error}'
     ) from error
+  if not isinstance(tensors, Mapping):
+    raise ValueError(
+        f'{path} holds {type(tensors).__name__}, expected a state dict'
+    )
   for key in ('model_state_dict', 'state_dict', 'model'):
     if key in tensors and isinstance(tensors[key], Mapping):
       tensors = tensors[key]

@@ -9,8 +9,11 @@ labelled but hidden -> 0.5, 2 visible -> 1.
 """
 
 import json
+import math
 from pathlib import Path
 
+from vemd_jax import skeletons
+from vemd_jax.data import annotations
 from vemd_jax.prepare import index as ix
 
 # Unused fields, gigabytes in total, are dropped while the file is parsed.
@@ -63,8 +66,15 @@ def _load(path: Path, source: Path, index: ix.Index) -> dict:
   try:
     with path.open(encoding='utf-8-sig') as file:
       data = json.load(file, object_hook=_used)
-    return {'images': data['images'], 'annotations': data['annotations']}
-  except (ValueError, KeyError, TypeError) as error:
+    data = {key: data[key] for key in ('images', 'annotations')}
+    for key, entries in data.items():
+      if not isinstance(entries, list):
+        raise TypeError(f'{key} is not a list')
+      for i, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+          raise TypeError(f'{key}[{i}] is not an object')
+    return data
+  except (ValueError, KeyError, TypeError, RecursionError) as error:
     raise ValueError(
         f'{path} is not a COCO annotation file ({error})'
     ) from error
@@ -76,26 +86,32 @@ def _used(entry: dict) -> dict:
 
 def _read_split(source, path, wholebody, folder, split, options, index):
   data = _load(path, source, index)
-  faces = None
+  faces, bodies, ignore, wrong = None, {}, {}, {}
   if wholebody is not None:
     faces = {}
-    for a in _load(wholebody, source, index)['annotations']:
+    for i, a in enumerate(_load(wholebody, source, index)['annotations']):
       if a.get('face_valid') and not a.get('iscrowd'):
-        faces.setdefault(a['image_id'], []).append(_face(a['face_kpts']))
-  bodies, ignore = {}, {}
-  for a in data['annotations']:
+        _add(faces, a, lambda a: _face(a['face_kpts']), wholebody, i, wrong)
+  for i, a in enumerate(data['annotations']):
     if a.get('iscrowd') or not a.get('num_keypoints'):
-      x, y, w, h = a['bbox']
-      ignore.setdefault(a['image_id'], []).append((x, y, x + w, y + h))
+      _add(ignore, a, lambda a: _box(a['bbox']), path, i, wrong)
     else:
-      bodies.setdefault(a['image_id'], []).append(_body(a['keypoints']))
-  files = ix.Files(source, folder, ix.IMAGE_SUFFIXES)
-  for image in data['images']:
-    number = image['id']
-    name = ix.printable(image['file_name'])
-    file = files.find(image['file_name'])
-    if file is None:
-      index.leave_out(name, split, 'file is missing')
+      _add(bodies, a, lambda a: _body(a['keypoints']), path, i, wrong)
+  files = ix.Files(source, folder, ix.IMAGE_SUFFIXES, index)
+  for i, image in enumerate(data['images']):
+    number, name = image.get('id'), image.get('file_name')
+    if not isinstance(number, int | str) or not isinstance(name, str):
+      raise ValueError(f'{path}: images[{i}] has no id or no file_name')
+    name = ix.printable(name)
+    try:
+      file = files.find(image['file_name'])
+      reason = '' if file else 'file is missing'
+    except ValueError as error:
+      reason = str(error)
+    # A person whose annotation is unusable would count as absent.
+    reason = reason or wrong.get(number, '')
+    if reason:
+      index.leave_out(name, split, reason)
       continue
     people = tuple(bodies.get(number, ()))
     heads = None if faces is None else tuple(faces.get(number, ()))
@@ -114,19 +130,53 @@ def _read_split(source, path, wholebody, folder, split, options, index):
     )  # fmt: skip
 
 
+def _add(people, annotation, read, path, number, wrong) -> None:
+  """Adds an annotation to its image, or the reason why it is unusable."""
+  image = annotation.get('image_id')
+  if not isinstance(image, int | str):
+    raise ValueError(f'{path}: annotations[{number}] has no image_id')
+  try:
+    people.setdefault(image, []).append(read(annotation))
+  except (ValueError, KeyError, TypeError, OverflowError) as error:
+    reason = ' '.join(f'{type(error).__name__}: {error}'.split())[:100]
+    wrong[image] = f'annotations[{number}] cannot be used ({reason})'
+
+
+def _box(values) -> tuple[float, ...]:
+  """Converts x, y, width, height to two corners."""
+  x, y, w, h = map(float, values)
+  box = (x, y, x + w, y + h)
+  if not all(map(math.isfinite, box)):
+    raise ValueError('box is not finite')
+  return box
+
+
+def _point(x: float, y: float, score: float) -> list[float]:
+  """x, y, score; all 0 if the point is missing or its coordinates absurd."""
+  point = [float(x), float(y), score]
+  if score and all(abs(value) <= annotations.MAX_SIDE for value in point):
+    return point
+  return [0.0, 0.0, 0.0]
+
+
 def _body(values) -> tuple[float, ...]:
   """Converts 17 x (x, y, visibility) to (x, y, score)."""
   points = []
   for x, y, v in zip(*[iter(values)] * 3, strict=True):
-    score = _SCORE[int(v)]
-    points += [float(x), float(y), score] if score else [0.0, 0.0, 0.0]
-  return tuple(points)
+    points += _point(x, y, _SCORE[int(v)])
+  return _whole(points, 'body')
 
 
 def _face(values) -> tuple[float, ...]:
   """Clips 68 x (x, y, confidence) to 0..1, with zeros for missing points."""
   points = []
   for x, y, s in zip(*[iter(values)] * 3, strict=True):
-    score = min(max(float(s), 0.0), 1.0)
-    points += [float(x), float(y), score] if score else [0.0, 0.0, 0.0]
+    points += _point(x, y, min(max(float(s), 0.0), 1.0))
+  return _whole(points, 'face')
+
+
+def _whole(points: list[float], part: str) -> tuple[float, ...]:
+  expected = skeletons.NUM_POINTS[part]
+  if len(points) != 3 * expected:
+    raise ValueError(f'{len(points) // 3} points, expected {expected}')
   return tuple(points)

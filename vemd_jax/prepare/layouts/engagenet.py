@@ -34,7 +34,7 @@ def read(source: Path, options: ix.Options, index: ix.Index) -> None:
       lambda label: datasets.class_of(facts, label),
   )  # fmt: skip
   by_chunk = {_key(r['chunk']): r for r in usable}
-  files = ix.Files(source, source, video.SUFFIXES)
+  files = ix.Files(source, source, video.SUFFIXES, index)
   seen = set()
   for split, name in _LISTS.items():
     path = ix.need(

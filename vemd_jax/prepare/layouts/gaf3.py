@@ -61,7 +61,7 @@ def _read_classes(source, folder, split, index):
   for name in facts.classes:
     path = ix.need(ix.subfolder(folder, name), source,
                    f'folder {folder.name}/{name.capitalize()}')  # fmt: skip
-    files = ix.Files(source, path, ix.IMAGE_SUFFIXES)
+    files = ix.Files(source, path, ix.IMAGE_SUFFIXES, index)
     for file in files.paths:
       index.samples.append(
           ix.Sample(
@@ -75,7 +75,7 @@ def _read_classes(source, folder, split, index):
 
 def _read_flat(source, folder, path, split, order, index):
   facts = datasets.get('gaf3')
-  files = ix.Files(source, folder, ix.IMAGE_SUFFIXES)
+  files = ix.Files(source, folder, ix.IMAGE_SUFFIXES, index)
   rows, unlisted = ix.match(
       path, source, split, ('Img_name', 'Labels'), files, index,
       lambda label: datasets.class_of(facts, label, order),

@@ -33,7 +33,7 @@ def read(source: Path, options: ix.Options, index: ix.Index) -> None:
       continue
     folder = ix.need(folder, source, f'folder {split}')
     path = ix.need(path, source, f'{split}-label.csv')
-    files = ix.Files(source, folder, video.SUFFIXES)
+    files = ix.Files(source, folder, video.SUFFIXES, index)
     rows, unlisted = ix.match(
         path, source, split, ('name', 'discrete'), files, index,
         lambda label: datasets.class_of(facts, label),
@@ -71,7 +71,7 @@ def read_semi(source: Path, options: ix.Options, index: ix.Index) -> None:
   path = ix.need(
       ix.subfile(source, 'test3-label.csv'), source, 'test3-label.csv'
   )
-  files = ix.Files(source, folder, video.SUFFIXES)
+  files = ix.Files(source, folder, video.SUFFIXES, index)
   labelled = set()
   for row in ix.read_table(path, source, index, 'train', ('name',)):
     try:

@@ -40,7 +40,7 @@ def read(source: Path, options: ix.Options, index: ix.Index) -> None:
       lambda row: _key(row['language'], row['utterance_id']),
   )  # fmt: skip
   by_key = {_key(r['language'], r['utterance_id']): r for r in rows}
-  files = ix.Files(source, data, video.SUFFIXES)
+  files = ix.Files(source, data, video.SUFFIXES, index)
   seen = set()
   found_list = False
   for path in sorted(lists.iterdir()):

@@ -33,7 +33,7 @@ def read(source: Path, options: ix.Options, index: ix.Index) -> None:
     if split == 'test' and folder is None:
       continue
     folder = ix.need(folder, source, f'folder {names[0]}')
-    files = ix.Files(source, folder, video.SUFFIXES)
+    files = ix.Files(source, folder, video.SUFFIXES, index)
     if split == 'test' and path is None:
       index.facts['test'] = 'without labels: they are not public'
       for file in files.paths:
