@@ -130,7 +130,7 @@ def test_missing_folder_and_columns(tmp_path):
     Folder(tmp_path, 'train')
   _make(tmp_path, ['a.jpg,train'], header='file,set')
   with pytest.raises(ValueError, match=r'labels.csv:1: no column label; '
-                     'the header has file, set; write .* file,split,label'):
+                     'the header has file, set; expected .* file,split,label'):
     Folder(tmp_path, 'train')
   _make(tmp_path, ['a.jpg,train,x', 'b.jpg,train'])
   with pytest.raises(ValueError, match=r'labels.csv:3: 2 values for 3 columns'):

@@ -175,12 +175,13 @@ class Inside:
 
   def __call__(self, path: str | os.PathLike) -> bool:
     """Whether the path, which need not exist, lies inside the folder."""
-    folder, name = os.path.split(os.path.abspath(path))
+    # Not `abspath`: a '..' after a link does not lead back to where it is.
+    folder, name = os.path.split(path)
     real = self._real.get(folder)
     if real is None:
       real = self._real[folder] = os.path.realpath(folder)
     path = os.path.join(real, name)
-    if os.path.islink(path):
+    if name in ('', '.', '..') or os.path.islink(path):
       path = os.path.realpath(path)
     return path == self._root or path.startswith(
         self._root.rstrip(os.sep) + os.sep

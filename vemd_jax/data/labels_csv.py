@@ -325,7 +325,10 @@ def _wrong_header(header: str) -> str:
   rest = [i for i, name in enumerate(names) if not name]
   if len(missing) == 1 and len(rest) == 1:
     names[rest[0]] = missing[0]
-  names = [name or cell for name, cell in zip(names, cells)]
+  names = [
+      name or cell + '_2' * (cell.casefold() in columns)
+      for name, cell in zip(names, cells)
+  ]
   line = separator.join(names if len(rest) == 1 or not missing else _REQUIRED)
   what = f'no column {", ".join(missing)}' if missing else ''
   if several:
