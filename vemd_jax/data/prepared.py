@@ -14,7 +14,15 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from vemd_jax.data import annotations, datasets, folder, labels_csv, video
+from vemd_jax.data import (
+  annotations,
+  datasets,
+  files,
+  folder,
+  jsonl,
+  labels_csv,
+  video,
+)
 
 
 class PreparedSource:
@@ -70,7 +78,7 @@ class PreparedSource:
           f'it with python -m vemd_jax.data.prepare {name or "DATASET"} '
           f'--source=DIR --out={root}'
       )
-    made = json.loads(made_file.read_text(encoding='utf-8'))
+    made = _made(made_file)
     if name and name != made['dataset']:
       raise ValueError(f'{root} contains {made["dataset"]}, not {name}')
     self.name = made['dataset']
@@ -80,7 +88,7 @@ class PreparedSource:
     self._audio, self._text = audio, text
     if 'label order' in made['facts']:
       logging.info('%s: labels %s', root, made['facts']['label order'])
-    everything = _lines(root)
+    everything = _lines(root, made['splits'])
     self._stored, self._positions, lines = _select(
         root, made, everything, split, fold, holdout
     )
@@ -179,9 +187,44 @@ def _people(keypoints, count) -> np.ndarray | None:
   return None if count < 0 else np.asarray(keypoints, np.float32)
 
 
-def _lines(root: Path) -> list[dict[str, Any]]:
-  rows = (root / 'index.jsonl').read_text(encoding='utf-8').split('\n')
-  return [json.loads(row) for row in rows if row]
+def _made(path: Path) -> dict[str, Any]:
+  """The content of prepared.json."""
+  try:
+    made = json.loads(files.read_bytes(path))
+    datasets.get(made['dataset'])
+    for key, kind in (
+        ('classes', list), ('options', dict), ('facts', dict), ('splits', dict)
+    ):  # fmt: skip
+      if not isinstance(made[key], kind):
+        raise TypeError(f'{key} is {made[key]!r}')
+  except (ValueError, KeyError, TypeError, RecursionError) as error:
+    raise ValueError(
+        f'{path} is not from vemd_jax.data.prepare '
+        f'({type(error).__name__}: {error})'
+    ) from error
+  return made
+
+
+def _lines(root: Path, counts: Mapping[str, int]) -> list[dict[str, Any]]:
+  """The lines of index.jsonl, one per stored sample."""
+  path = root / 'index.jsonl'
+  lines = jsonl.read(path)
+  kinds = {'split': str, 'file': str, 'label': int, 'frames': int,
+           'holdout': int | float}  # fmt: skip
+  for number, line in enumerate(lines, 1):
+    for key, kind in kinds.items():
+      if not isinstance(line.get(key), kind):
+        raise ValueError(
+            f'{path} line {number}: {key} is {line.get(key)!r}; prepare the '
+            'data again'
+        )
+  found = Counter(line['split'] for line in lines)
+  if found != counts:
+    raise ValueError(
+        f'{path} has {dict(found)} samples, but prepared.json says '
+        f'{dict(counts)}; prepare the data again'
+    )
+  return lines
 
 
 def _select(
