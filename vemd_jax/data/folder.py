@@ -309,7 +309,7 @@ def _numbers(table, rows, classes: tuple[str, ...]) -> list[int]:
     if row.label and labels_csv.label_key(row.label) not in numbers:
       raise ValueError(
           f'{table}:{row.line}: label {row.label!r} is not one of the '
-          f'classes {", ".join(classes)}'
+          f'classes {labels_csv.some(classes, 20)}'
       )
   return [
       numbers[labels_csv.label_key(row.label)] if row.label else -1

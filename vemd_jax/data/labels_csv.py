@@ -11,6 +11,7 @@ error that shows the line to write instead.
 import csv
 import dataclasses
 import io
+import math
 import os
 import pathlib
 import posixpath
@@ -47,6 +48,9 @@ SPLITS = {
 _REQUIRED = ('file', 'split', 'label')
 _OPTIONAL = ('audio', 'transcript', 'subject')
 _SEPARATORS = {',': 'commas', ';': 'semicolons', '\t': 'tabs'}
+# Limits in characters, so that messages stay readable.
+_LONGEST = {'file': 1000, 'audio': 1000, 'split': 200, 'label': 200,
+            'subject': 200}  # fmt: skip
 # Control characters: neither valid in names nor safe on a terminal.
 _CONTROL = re.compile(r'[\x00-\x1f\x7f-\x9f]')
 
@@ -134,7 +138,7 @@ class Table:
           f'one of them, such as --config.data.{wanted}_split={names[0]}'
       )
     if not names:
-      listed = ', '.join(f'{k!r} ({v})' for k, v in there.items())
+      listed = some([f'{k!r} ({v})' for k, v in there.items()])
       hint = ''
       if wanted == 'val':
         hint = (
@@ -198,7 +202,7 @@ def read(
     if len(spellings) > 1:
       remarks.append(
           f'{path}: treated as one label: '
-          + ', '.join(f'{k} ({v})' for k, v in spellings.items())
+          + some([f'{k} ({v})' for k, v in spellings.items()])
       )
   # The most frequent spelling of a label represents the others.
   names = {
@@ -329,7 +333,9 @@ def _wrong_header(header: str) -> str:
       name or cell + '_2' * (cell.casefold() in columns)
       for name, cell in zip(names, cells)
   ]
-  line = separator.join(names if len(rest) == 1 or not missing else _REQUIRED)
+  line = separator.join(names)
+  if len(missing) > 1 or (missing and len(rest) != 1) or len(line) > 200:
+    line = separator.join(_REQUIRED)
   what = f'no column {", ".join(missing)}' if missing else ''
   if several:
     places = '; '.join(
@@ -364,6 +370,9 @@ def _rows(lines, first, width, columns, path) -> Iterator[Row]:
       file = values['file'] = values['file'].removeprefix('./').rstrip('/')
       if not file:
         raise ValueError(f'{path}:{line}: the column file is empty')
+      for name, value in values.items():
+        if len(value) > _LONGEST.get(name, math.inf):
+          raise ValueError(f'{path}:{line}: {name} has {len(value)} characters')
       for name in (file, values.get('audio', '')):
         if _CONTROL.search(name):
           raise ValueError(

@@ -342,7 +342,8 @@ def read_table(
   missing = [c for c in columns if c.casefold() not in header]
   if missing:
     raise ValueError(
-        f'{path} has no column {missing[0]!r}; its header is {header}'
+        f'{path} has no column {missing[0]!r}; its header is '
+        f'{repr(header)[:200]}'
     )
   where = {
       c: header.index(c.casefold())
