@@ -48,7 +48,7 @@ function bars(probabilities) {
 
 // Probabilities over time, one line per class.
 function course(timeline) {
-  const [width, height, left, right, top, bottom] = [600, 220, 40, 10, 10, 24];
+  const [width, height, left, right, top, bottom] = [600, 220, 48, 10, 10, 24];
   const first = timeline[0].seconds;
   const span = Math.max(timeline.at(-1).seconds - first, 1e-3);
   const x = (t) => left + (width - left - right) * (t - first) / span;
