@@ -3,6 +3,8 @@ r"""Your own images: a folder with images and `labels.csv`.
   DIR/labels.csv         file,split,label       (splits train, val, test)
   DIR/annotations.jsonl  optional: bodies and faces, see vemd_jax.data.folder
 
+or one folder of images per class: DIR/CLASS/*.jpg or DIR/SPLIT/CLASS/*.jpg.
+
 The default size trains on 2 CPU cores in about 15 minutes for 2,000 images;
 `full` is the paper's size, for an accelerator.
 

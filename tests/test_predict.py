@@ -1,7 +1,12 @@
 """The command with a model of known output: the brightness of its input."""
 
+import csv
 import json
+import os
+import pathlib
 import re
+import subprocess
+import sys
 from typing import ClassVar
 
 import av
@@ -18,6 +23,7 @@ from vemd_jax.models.outputs import Latent, Outputs, Structure
 
 CLASSES = ('dark', 'bright')
 SIDE = 16
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 def fake_model(frames=1, decodes=True, seen=None):
@@ -270,6 +276,156 @@ def test_overlays(tmp_path, capsys):
   assert len(capsys.readouterr().out.splitlines()) == 1 + 2 + 1 + 2
 
 
+def make_folder(folder, count):
+  folder.mkdir(exist_ok=True)
+  for i in range(count):
+    save(folder / f'{i:03d}.png', 5 * i)
+  (folder / '004.png').write_text('no image')
+  save_video(folder / '002_clip.mp4', [30] * 20 + [220] * 10)
+
+
+def rows_of_csv(path):
+  with path.open(encoding='utf-8', newline='') as file:
+    return list(csv.DictReader(file))
+
+
+def test_batches_cross_files(tmp_path, capsys):
+  make_folder(tmp_path / 'in', 8)
+  seen = []
+  assert run(tmp_path / 'in', '--json', '--batch_size=5',
+             model=fake_model(seen=seen)) == 1  # fmt: skip
+  names = [a['file'].rpartition('/')[2] for a in json_lines(capsys)]
+  assert names == ['000.png', '001.png', '002.png', '002_clip.mp4', '003.png',
+                   '005.png', '006.png', '007.png']  # fmt: skip
+  # Seven photographs and three moments of the video make two batches.
+  assert [len(batch) for batch in seen] == [5, 5]
+  greys = np.concatenate(seen).mean((1, 2, 3, 4))
+  expected = [0, 5, 10, 30, 30, 220, 15, 25, 30, 35]
+  np.testing.assert_allclose(greys, expected, atol=4)
+
+
+def test_csv_json_lines_and_parquet_say_the_same(tmp_path, capsys):
+  parquet = pytest.importorskip('pyarrow.parquet')
+  make_folder(tmp_path / 'in', 8)
+  (tmp_path / 'in' / 'a, "b"\n.png').write_bytes(
+      (tmp_path / 'in' / '001.png').read_bytes()
+  )
+  for suffix in 'csv', 'jsonl', 'parquet':
+    out = tmp_path / 'out' / f'moods.{suffix}'
+    assert run(tmp_path / 'in', f'--out={out}') == 1
+    printed = capsys.readouterr()
+    assert printed.out.startswith(f'{out}: 9 files predicted, 1 unreadable')
+    assert '004.png: not a readable image' in printed.err
+  lines = (tmp_path / 'out' / 'moods.jsonl').read_text().splitlines()
+  answers = {a['file']: a for a in map(json.loads, lines)}
+  table = rows_of_csv(tmp_path / 'out' / 'moods.csv')
+  assert list(table[0]) == ['file', 'seconds', 'label', 'p_dark', 'p_bright',
+                            'error']  # fmt: skip
+  arrow = parquet.read_table(tmp_path / 'out' / 'moods.parquet').to_pylist()
+  assert len(table) == len(arrow) == 10 + 3  # Three moments of the video.
+  for row, other in zip(table, arrow):
+    answer = answers[row['file']]
+    assert {k: '' if v is None else str(v) for k, v in other.items()} == row
+    if row['seconds']:
+      moments = {m['seconds']: m for m in answer['timeline']}
+      answer = moments[float(row['seconds'])]
+    assert row['error'] == answer.get('error', '')
+    assert row['label'] == answer.get('label', '')
+    if row['label']:
+      assert float(row['p_bright']) == answer['probabilities']['bright']
+
+
+def test_an_interrupted_command_goes_on(tmp_path, capsys):
+  make_folder(tmp_path / 'in', 12)
+  whole, out = tmp_path / 'whole.csv', tmp_path / 'moods.csv'
+  assert run(tmp_path / 'in', f'--out={whole}') == 1
+  model, seen = fake_model(), []
+
+  def stopped(image):
+    if len(seen) == 2:
+      raise KeyboardInterrupt
+    seen.append(image)
+    return model.probabilities(image)
+
+  argv = [tmp_path / 'in', f'--out={out}', '--batch_size=4']
+  broken = model._replace(probabilities=stopped)
+  assert run(*argv, model=broken) == 130
+  assert not out.exists()
+  # A line that was being written when the process died.
+  with (tmp_path / 'moods.csv.jsonl').open('a') as file:
+    file.write('{"file": "')
+  seen = []
+  assert run(*argv, model=fake_model(seen=seen)) == 1
+  assert 1 <= len(seen) <= 2
+  assert rows_of_csv(out) == rows_of_csv(whole)
+  # Only the file that could not be read is tried again, and what is new.
+  save(tmp_path / 'in' / '004.png', 50)
+  save(tmp_path / 'in' / 'new.png', 60)
+  seen = []
+  assert run(*argv, model=fake_model(seen=seen)) == 0
+  assert [len(batch) for batch in seen] == [2]
+  rows = rows_of_csv(out)
+  assert len(rows) == 14 + 3 and not any(row['error'] for row in rows)
+  capsys.readouterr()
+  assert run(*argv) == 0
+  assert '0 files predicted, 0 unreadable, 14 predicted' in (
+      capsys.readouterr().out
+  )
+
+
+def test_results_of_two_models_do_not_mix(tmp_path, capsys):
+  make_folder(tmp_path / 'in', 3)
+  out = tmp_path / 'moods.jsonl'
+  assert run(tmp_path / 'in', f'--out={out}') == 1
+  other = fake_model()._replace(step=9)
+  assert run(tmp_path / 'in', f'--out={out}', model=other) == 2
+  error = capsys.readouterr().err.splitlines()[-1]
+  assert error.startswith(f'error: {out} was made with')
+  assert '"step": 0' in error
+  assert run(tmp_path / 'in', f'--out={out}', '--overwrite', model=other) == 1
+  assert (tmp_path / 'moods.jsonl.bak').exists()
+  assert run(tmp_path / 'in', f'--out={tmp_path / "a.xlsx"}') == 2
+  assert 'a.xlsx: expected a name that ends in .csv' in capsys.readouterr().err
+
+
+def test_names_that_are_no_text(tmp_path, capsys):
+  (tmp_path / 'in').mkdir()
+  save(tmp_path / 'good.png', 0)
+  name = os.fsdecode(os.fsencode(tmp_path / 'in') + b'/\xff.png')
+  os.rename(tmp_path / 'good.png', name)
+  out = tmp_path / 'o.csv'
+  for _ in range(2):
+    assert run(tmp_path / 'in', f'--out={out}') == 0
+  (row,) = rows_of_csv(out)
+  assert row['file'] == f'{tmp_path}/in/\\xff.png'
+  assert run(tmp_path / 'in') == 0
+
+
+@pytest.mark.slow
+def test_ten_thousand_files_in_constant_memory(tmp_path):
+  """The most that a process holds does not grow with the number of files."""
+  save(tmp_path / 'a.png', 100, (600, 800))
+  peaks = []
+  for count in 500, 10_000:
+    folder = tmp_path / f'{count}'
+    folder.mkdir()
+    for i in range(count):
+      (folder / f'{i:05d}.png').symlink_to(tmp_path / 'a.png')
+    code = (
+        'import resource\n'
+        'from tests import test_predict as t\n'
+        f'assert t.run("{folder}", "--out={folder}.csv") == 0\n'
+        'print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)'
+    )
+    process = subprocess.run(
+        [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    assert len(rows_of_csv(tmp_path / f'{count}.csv')) == count
+    peaks.append(int(process.stdout.split()[-1]) / 1024)
+  assert peaks[1] < peaks[0] + 40, peaks  # MiB; a file decoded has 1.4.
+
+
 class BrightModel:
   """Replaces VEMD: the logits are the brightness of each frame."""
 
@@ -299,10 +455,11 @@ def test_load_model(tmp_path, monkeypatch):
   classes = {'mine': CLASSES, 'structure_only': ()}
   config_lib.save(config, tmp_path / 'config.json')
   (tmp_path / 'classes.json').write_text(json.dumps(classes))
-  monkeypatch.setattr(weights, 'restore_variables', lambda workdir: variables)
+  monkeypatch.setattr(weights, 'restore_step', lambda w: (variables, 7))
   monkeypatch.setattr(model_lib, 'VEMD', BrightModel)
   model = inference.load(str(tmp_path))
   assert (model.classes, model.frames, model.decodes) == (CLASSES, 2, True)
+  assert model.step == 7
   fields = BrightModel.made_with
   assert fields.pop('classes') == (('mine', 2), ('structure_only', 0))
   assert fields == config.model.to_dict()

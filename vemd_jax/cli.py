@@ -16,6 +16,21 @@ COMMANDS = {
         'predict the group emotion of photographs, folders or videos',
         'vemd predict --workdir=RUN PHOTO.jpg',
     ),
+    'demo': (
+        'vemd_jax.demo',
+        'serve a local web page to try a trained run',
+        'vemd demo RUN',
+    ),
+    'new': (
+        'vemd_jax.prepare.new',
+        'write labels.csv for a folder with one folder of images per class',
+        'vemd new DIR',
+    ),
+    'check': (
+        'vemd_jax.prepare.check',
+        'check a labelled folder before training',
+        'vemd check DIR',
+    ),
     'annotate': (
         'vemd_jax.data.annotate',
         'detect bodies and faces in your own images',

@@ -79,10 +79,17 @@ def restore_variables(
   Raises:
     FileNotFoundError: if there is no config or no checkpoint.
   """
+  return restore_step(workdir, which)[0]
+
+
+def restore_step(
+    workdir: epath.PathLike, which: str = 'best'
+) -> tuple[dict[str, Any], int]:
+  """Like `restore_variables`, with the step of the checkpoint."""
   checkpoints, step = open_run(workdir, which)
   model = checkpoints.restore_model(step)
   checkpoints.close()
-  return TrainState(**model, opt_state={}).variables(averaged=True)
+  return TrainState(**model, opt_state={}).variables(averaged=True), step
 
 
 def load_weights(

@@ -362,7 +362,7 @@ def test_wrong_options_are_one_line(data, capsys, options, message):
 def test_no_data_is_one_line(tmp_path, capsys):
   assert annotate.main([f'--data={tmp_path}']) == 1
   error = capsys.readouterr().err.strip()
-  assert 'labels.csv does not exist' in error and '\n' not in error
+  assert 'no such labels.csv' in error and '\n' not in error
   assert annotate.main([f'--data={tmp_path / "typo"}']) == 1
   assert 'typo is not a folder' in capsys.readouterr().err
   assert not (tmp_path / 'typo').exists()

@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 from absl import logging
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vemd_jax.data import video
 from vemd_jax.data.geometry import resize_matrix, then, transform_points
@@ -83,7 +83,7 @@ def decode_reduced(
     except TooLarge:
       raise
     except Exception as error:  # Pillow raises many kinds for a broken file.
-      raise ValueError(f'not a readable image ({error})') from error
+      raise _unreadable(error) from error
   if size and min_side:
     while reduced < 8 and min(size) // (2 * reduced) >= min_side:
       reduced *= 2
@@ -108,7 +108,13 @@ def decode_reduced(
         picture = Image.fromarray(grey)
       return np.array(picture.convert('RGB')), 1, picture.size
   except Exception as error:  # Pillow raises many types for a broken file.
-    raise ValueError(f'not a readable image ({error})') from error
+    raise _unreadable(error) from error
+
+
+def _unreadable(error: Exception) -> ValueError:
+  # This error's message names an object in memory.
+  known = isinstance(error, UnidentifiedImageError)
+  return ValueError('not a readable image' + ('' if known else f' ({error})'))
 
 
 def open_image(data: bytes) -> Image.Image:

@@ -12,6 +12,9 @@ spoken text, and `subject`, which keeps the rows of a person, group or recording
 on one side of a holdout. `vemd_jax.data.labels_csv` says which other forms of
 the table are read.
 
+Without a `labels.csv`, DIR may contain one folder of images per class, see
+`class_folders`.
+
 A line of `annotations.jsonl` annotates an image:
 
   {"file": "a.jpg", "width": 640, "height": 480,
@@ -43,7 +46,14 @@ from typing import Any
 
 import numpy as np
 
-from vemd_jax.data import annotations, decoding, files, labels_csv, video
+from vemd_jax.data import (
+    annotations,
+    class_folders,
+    decoding,
+    files,
+    labels_csv,
+    video,
+)
 
 Features = Callable[[str], np.ndarray | None]
 
@@ -140,7 +150,7 @@ class Folder:
     """
     self._root = pathlib.Path(root)
     self._frames, self._audio, self._text = frames, audio, text
-    table = labels_csv.read(self._root, tuple(classes))
+    table = class_folders.table(self._root, tuple(classes))
     self.report = Report(split, remarks=table.remarks)
     rows = table.split(split)
     if holdout:

@@ -28,25 +28,37 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
   Raises:
     ValueError: a complete line is not a JSON object.
   """
-  # Split at b'\n' only: file names may contain other line separators.
-  lines = files.read_bytes(path).split(b'\n')[:-1]
-  objects = []
-  for number, line in enumerate(lines, 1):
-    if not line.strip():
-      continue
-    try:
-      value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-      raise ValueError(f'{path} line {number}: not JSON ({error})') from error
-    if not isinstance(value, dict):
-      raise ValueError(f'{path} line {number}: expected an object')
-    objects.append(value)
-  return objects
+  return list(lines(path))
+
+
+def lines(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+  """Like `read`, but yields one object at a time."""
+  with files.open_binary(path) as file:
+    # Binary files end lines at b'\n' only: file names may contain other line
+    # separators.
+    for number, line in enumerate(file, 1):
+      if not line.endswith(b'\n') or not line.strip():
+        continue
+      try:
+        value = json.loads(line)
+      except (ValueError, RecursionError) as error:
+        raise ValueError(f'{path} line {number}: not JSON ({error})') from error
+      if not isinstance(value, dict):
+        raise ValueError(f'{path} line {number}: expected an object')
+      yield value
 
 
 def resume(
     path: pathlib.Path, made_with: Mapping[str, Any], overwrite: bool = False
 ) -> list[dict[str, Any]]:
+  """Like `begin`; returns the existing lines."""
+  begin(path, made_with, overwrite)
+  return read(path) if path.exists() else []
+
+
+def begin(
+    path: pathlib.Path, made_with: Mapping[str, Any], overwrite: bool = False
+) -> None:
   """Prepares a file for appending.
 
   Drops an incomplete last line; writes the sidecar of a new file.
@@ -56,9 +68,6 @@ def resume(
     made_with: settings that the lines depend on, as plain JSON values.
     overwrite: starts a new file if the existing lines were made with other
       settings; the old file is kept as `NAME.bak`.
-
-  Returns:
-    The existing lines.
 
   Raises:
     ValueError: the existing lines were made with other settings.
@@ -80,7 +89,6 @@ def resume(
   part.write_text(json.dumps(made_with, indent=2) + '\n', encoding='utf-8')
   part.replace(sidecar)
   drop_torn_line(path)
-  return read(path) if path.exists() else []
 
 
 def drop_torn_line(path: pathlib.Path) -> None:

@@ -11,7 +11,7 @@ import pathlib
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping
 
-from vemd_jax.data import files, folder, labels_csv
+from vemd_jax.data import class_folders, files, folder, labels_csv
 
 
 def find(data: str | os.PathLike, outside_root: bool = False) -> list[str]:
@@ -41,7 +41,7 @@ def find(data: str | os.PathLike, outside_root: bool = False) -> list[str]:
       raise ValueError(
           f'{path}: not a report of vemd_jax.data.prepare'
       ) from error
-  table = labels_csv.read(data)
+  table = class_folders.table(data)
   by_size: dict[int, list[tuple[str, str, pathlib.Path]]] = defaultdict(list)
   for split in table.splits:
     try:

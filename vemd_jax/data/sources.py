@@ -13,10 +13,12 @@ from absl import logging
 
 from vemd_jax import import_path
 from vemd_jax.data import (
+  class_folders,
   datasets,
   decoding,
   feature_cache,
   files,
+  labels_csv,
   vit_features,
 )
 
@@ -67,6 +69,9 @@ def make_source(data: Settings, split: str):
       if files.exists(path):
         found = files.retry(os.stat, path)
         stamps.append((name, found.st_mtime_ns, found.st_size))
+    listed = any(name == labels_csv.NAME for name, *_ in stamps)
+    if data.source == 'folder' and not listed:
+      stamps += class_folders.stamps(pathlib.Path(data.root))
   settings = {key: getattr(data, key) for key in _SOURCE_SETTINGS}
   if data.source == 'group_scenes':
     settings['group_scenes'] = plain(data.group_scenes)

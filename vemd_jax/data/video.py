@@ -1,6 +1,7 @@
 """Decodes evenly spaced frames of videos."""
 
 import contextlib
+import io
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -67,12 +68,12 @@ def bound(image: np.ndarray, max_side: int) -> np.ndarray:
 
 @contextlib.contextmanager
 def opened(
-    path: str, format: str | None = None
+    path: str | bytes, format: str | None = None
 ) -> Iterator[av.container.InputContainer]:
   """Opens a video or sound file of unknown origin.
 
   Args:
-    path: the file.
+    path: the file, or its content.
     format: FFmpeg's name of the format; None lets it guess.
 
   Yields:
@@ -85,8 +86,9 @@ def opened(
     ValueError: its frames are too large.
   """
   options = {'protocol_whitelist': 'none'}
+  content = isinstance(path, bytes)
   with (
-      files.Reader(path) as file,
+      io.BytesIO(path) if content else files.Reader(path) as file,
       av.open(file, format=format, options=options) as container,
   ):
     for stream in container.streams.video:
@@ -94,17 +96,23 @@ def opened(
       stream.codec_context.options = {'max_pixels': str(MAX_PIXELS)}
       if stream.width * stream.height > MAX_PIXELS:
         raise ValueError(
-            f'{path}: {stream.width} x {stream.height} is more than '
+            f'{_name(path)}: {stream.width} x {stream.height} is more than '
             f'{MAX_PIXELS} pixels'
         )
     yield container
 
 
-def read_frames(path: str, num_frames: int, max_side: int = 0) -> Clip:
+def _name(path: str | bytes) -> str:
+  return 'the video' if isinstance(path, bytes) else path
+
+
+def read_frames(
+    path: str | bytes, num_frames: int, max_side: int = 0
+) -> Clip:
   """Decodes evenly spaced frames, turned upright by the rotation flag.
 
   Args:
-    path: video file.
+    path: video file, or its content.
     num_frames: number of frames; of a shorter video some are repeated.
     max_side: upper bound of the longer side in pixels; 0 keeps the size.
 
@@ -118,7 +126,7 @@ def read_frames(path: str, num_frames: int, max_side: int = 0) -> Clip:
   try:
     with opened(path) as container:
       if not container.streams.video:
-        raise ValueError(f'{path}: no video stream')
+        raise ValueError(f'{_name(path)}: no video stream')
       stream = container.streams.video[0]
       # Packets are counted, since the header's number of frames may be missing
       # or wrong.
@@ -126,9 +134,11 @@ def read_frames(path: str, num_frames: int, max_side: int = 0) -> Clip:
     with opened(path) as container:
       stream = container.streams.video[0]
       stream.thread_type = 'SLICE'
-      return _pick(path, container, stream, total, num_frames, max_side)
+      return _pick(_name(path), container, stream, total, num_frames, max_side)
   except (av.FFmpegError, OSError) as error:
-    raise ValueError(f'{path}: cannot be read as a video ({error})') from error
+    raise ValueError(
+        f'{_name(path)}: cannot be read as a video ({error})'
+    ) from error
 
 
 def _pick(path, container, stream, total, num_frames, max_side) -> Clip:

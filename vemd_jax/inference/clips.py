@@ -57,14 +57,14 @@ def read_photo(path: str, frames: int) -> Clip:
 
 
 def read_video(
-    path: str, frames: int, window: float, stride: float
+    path: str | bytes, frames: int, window: float, stride: float
 ) -> Iterator[Clip]:
   """Cuts a video into overlapping clips, with one of them in memory at a time.
 
   For T = 1, one image every `stride` seconds is read.
 
   Args:
-    path: path of a video file.
+    path: path of a video file, or its content.
     frames: T.
     window: duration of a clip in seconds, for T > 1.
     stride: seconds between the starts of clips.
@@ -99,7 +99,7 @@ def _clip(items: Iterable[tuple[float, np.ndarray]]) -> Clip:
 
 
 def _sample_frames(
-    path: str, interval: float
+    path: str | bytes, interval: float
 ) -> Iterator[tuple[float, np.ndarray]]:
   """The frame in the middle of each interval: (seconds, RGB image)."""
   number = 0

@@ -31,6 +31,7 @@ class Model(NamedTuple):
     outputs: jitted pure function, uint8 [B, T, S, S, 3] -> (probabilities,
       `Outputs` without latents).
     decodes: whether the outputs include decoded structure.
+    step: training step of the checkpoint.
   """
 
   config: ConfigDict
@@ -40,6 +41,7 @@ class Model(NamedTuple):
   probabilities: Callable[[jax.Array], jax.Array]
   outputs: Callable[[jax.Array], tuple[jax.Array, Any]]
   decodes: bool
+  step: int = 0
 
 
 class Prediction(NamedTuple):
@@ -78,7 +80,7 @@ def load(workdir: epath.PathLike, dataset: str = '') -> Model:
     raise FileNotFoundError(f"no folder {workdir}; expected a run's workdir")
   workdir = epath.Path(workdir).absolute()
   config = config_lib.load(workdir / 'config.json')
-  variables = weights.restore_variables(workdir)
+  variables, step = weights.restore_step(workdir)
   classes = {
       name: tuple(names)
       for name, names in json.loads(
@@ -116,6 +118,7 @@ def load(workdir: epath.PathLike, dataset: str = '') -> Model:
       probabilities=functools.partial(probabilities, variables),
       outputs=functools.partial(apply, variables),
       decodes=config.model.variant in ('ve_md', 've_md_sr'),
+      step=step,
   )
 
 
@@ -156,27 +159,56 @@ def predict_clips(
   Yields:
     A prediction for each clip, in order.
   """
+  return predict_prepared(
+      model, ((c, model.prepare(c.images)) for c in clips), batch_size
+  )
+
+
+def predict_prepared(
+    model: Model,
+    items: Iterable[tuple[Clip, np.ndarray]],
+    batch_size: int,
+    structure: bool = True,
+) -> Iterator[Prediction]:
+  """Like `predict_clips`, for clips whose images are prepared already.
+
+  Args:
+    model: the model.
+    items: (clip, uint8 [T, S, S, 3]); the clip's own images may be dropped.
+    batch_size: number of clips per batch; the last batch is padded.
+    structure: whether the structure is decoded; otherwise the decoders that the
+      probabilities do not need are not computed.
+
+  Yields:
+    A prediction for each clip, in order.
+  """
   waiting = []
-  for clip in clips:
-    waiting.append((clip, model.prepare(clip.images)))
+  for item in items:
+    waiting.append(item)
     if len(waiting) == batch_size:
-      yield from _predict_batch(model, waiting, batch_size)
+      yield from _predict_batch(model, waiting, batch_size, structure)
       waiting = []
   if waiting:
-    yield from _predict_batch(model, waiting, batch_size)
+    yield from _predict_batch(model, waiting, batch_size, structure)
 
 
 def _predict_batch(
-    model: Model, waiting: list[tuple[Clip, np.ndarray]], batch_size: int
+    model: Model,
+    waiting: list[tuple[Clip, np.ndarray]],
+    batch_size: int,
+    structure: bool,
 ) -> Iterator[Prediction]:
   images = np.stack([image for _, image in waiting])
   missing = batch_size - len(images)
   padding = np.zeros((missing, *images.shape[1:]), np.uint8)
-  probabilities, outputs = jax.device_get(
-      model.outputs(np.concatenate([images, padding]))
-  )
+  images = np.concatenate([images, padding])
+  outputs = None
+  if structure and model.decodes:
+    probabilities, outputs = jax.device_get(model.outputs(images))
+  else:
+    probabilities = jax.device_get(model.probabilities(images))
   for i, (clip, image) in enumerate(waiting):
-    structure = {}
-    if model.decodes:
-      structure = viz.decoded_structure(outputs, i, len(image) // 2)
-    yield Prediction(clip, probabilities[i], structure, image.shape[1:3])
+    decoded = {}
+    if outputs is not None:
+      decoded = viz.decoded_structure(outputs, i, len(image) // 2)
+    yield Prediction(clip, probabilities[i], decoded, image.shape[1:3])

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 from vemd_jax.data import (
+  class_folders,
   datasets,
   feature_cache,
   folder,
-  labels_csv,
   prepared,
 )
 
@@ -68,13 +68,7 @@ class Rows:
   def _folder(self, data: pathlib.Path, outside_root) -> list[folder.Folder]:
     failures = []
     sources = []
-    path = data / labels_csv.NAME
-    if not path.exists():
-      raise FileNotFoundError(
-          f'{path} does not exist; expected a folder with labels.csv, or one '
-          'that vemd_jax.data.prepare has made'
-      )
-    table = labels_csv.read(data)
+    table = class_folders.table(data)
     self.problems += table.remarks
     for split in table.splits:
       try:
