@@ -4,8 +4,11 @@ import codecs
 import csv
 
 import pytest
+from etils import epath
 
-from vemd_jax.data import folder, labels_csv
+from vemd_jax import config as config_lib
+from vemd_jax import run
+from vemd_jax.data import folder, labels_csv, sources
 
 ROWS = [
     ('Größe 1.jpg', 'train', 'fröhlich'),
@@ -142,6 +145,27 @@ def test_no_val_split_names_the_flag(tmp_path):
   with pytest.raises(ValueError, match=r"no rows of split 'val'; there are "
                      r"'train' \(2\); --config\.data\.holdout=0\.1 "):
     table.split('val')
+
+
+def test_one_flag_is_enough_without_a_val_split(tmp_path):
+  for i in range(40):
+    (tmp_path / f'{i}.jpg').write_bytes(b'1')
+  rows = [(f'{i}.jpg', 'train', 'xy'[i % 2]) for i in range(40)]
+  write(tmp_path, rows)
+  config = config_lib.default()
+  config.data.update(name='folder', source='folder', root=str(tmp_path))
+  # It is noticed before the model is built.
+  with pytest.raises(ValueError, match=r'--config\.data\.holdout=0\.1'):
+    run.set_up(config, epath.Path(tmp_path / 'W'))
+  config.data.holdout = 0.3
+  held_out = sources.make_source(config.data, 'holdout').files
+  assert sources.make_source(config.data, 'val').files == held_out
+  train = sources.make_source(config.data, 'train').files
+  assert 3 < len(held_out) < 25 and not set(held_out) & set(train)
+  # A split of another name that is missing is not replaced.
+  config.data.val_split = 'vall'
+  with pytest.raises(ValueError, match="no rows of split 'vall'"):
+    sources.make_source(config.data, 'val')
 
 
 def test_labels_that_differ_only_in_case_or_spaces(tmp_path):

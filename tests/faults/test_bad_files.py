@@ -13,8 +13,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vemd_jax.data import decoding, folder, sources, transforms, video
-from vemd_jax.prepare import encode
+from vemd_jax.data import (
+    decoding,
+    folder,
+    prepared,
+    sources,
+    transforms,
+    video,
+)
+from vemd_jax.inference import clips
+from vemd_jax.prepare import audio, dataset, encode, index
 
 PICTURE = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
 
@@ -254,8 +262,6 @@ def wave(rate=16000, channels=1, bits=16, data=bytes(3200), size=None):
 
 
 def test_damaged_sound(tmp_path):
-  from vemd_jax.prepare import audio
-
   path = tmp_path / 'a.wav'
   cases = {
       'rate of 1 Hz': wave(rate=1),
@@ -273,8 +279,6 @@ def test_damaged_sound(tmp_path):
 
 
 def test_sound_that_is_too_long(tmp_path, monkeypatch):
-  from vemd_jax.prepare import audio
-
   (tmp_path / 'a.wav').write_bytes(wave(data=bytes(2 * 16000 * 3)))
   monkeypatch.setattr(audio, 'MAX_SECONDS', 3)
   assert audio.read_samples(tmp_path / 'a.wav').shape == (48000,)
@@ -284,8 +288,6 @@ def test_sound_that_is_too_long(tmp_path, monkeypatch):
 
 
 def test_a_long_spectrogram_is_the_same_in_blocks(monkeypatch):
-  from vemd_jax.prepare import audio
-
   samples = np.random.default_rng(0).normal(0, 0.1, 16000)
   whole = audio.log_mel(samples)
   monkeypatch.setattr(audio, '_BLOCK', 7)
@@ -296,8 +298,6 @@ def test_a_long_spectrogram_is_the_same_in_blocks(monkeypatch):
 
 
 def test_preparation_goes_round_no_link_and_not_outside(tmp_path):
-  from vemd_jax.prepare import dataset, index
-
   source, other = tmp_path / 'source', tmp_path / 'other'
   for split in ('Train', 'Validation'):
     for name in ('Positive', 'Neutral', 'Negative'):
@@ -336,9 +336,37 @@ def test_preparation_goes_round_no_link_and_not_outside(tmp_path):
   assert 'identical samples are in more than one split' in line
 
 
-def test_predict_names_what_it_cannot_read(tmp_path):
-  from vemd_jax.inference import clips
+def test_prepared_data_name_no_foreign_code(tmp_path):
+  """A features.json could have TFDS import any module."""
+  source = tmp_path / 'source'
+  for split in ('Train', 'Validation'):
+    for name in ('Positive', 'Neutral', 'Negative'):
+      (source / split / name).mkdir(parents=True)
+      (source / split / name / 'a.jpg').write_bytes(JPEG)
+  dataset.prepare(
+      'gaf3', source, tmp_path / 'out', index.Options(frames=1), workers=1,
+      log=lambda _: None,
+  )  # fmt: skip
+  assert len(prepared.PreparedSource(tmp_path / 'out')[0]['frames']) == 1
+  path = tmp_path / 'out' / 'data' / 'features.json'
+  text = path.read_text()
+  name = 'tensorflow_datasets.core.features.scalar.Scalar'
+  for key in ('pythonClassName', 'python_class_name', '\\u0070ythonClassName'):
+    path.write_text(
+        text.replace('pythonClassName', key).replace(name, 'antigravity.X')
+    )
+    with pytest.raises(ValueError, match=r"features\.json names 'antigravity"):
+      prepared.PreparedSource(tmp_path / 'out')[0]
+  assert 'antigravity' not in sys.modules
+  # A truncated index would leave samples out silently.
+  path.write_text(text)
+  lines = (tmp_path / 'out' / 'index.jsonl').read_text()
+  (tmp_path / 'out' / 'index.jsonl').write_text(lines[: len(lines) // 2])
+  with pytest.raises(ValueError, match=r'index\.jsonl has .* prepared\.json'):
+    prepared.PreparedSource(tmp_path / 'out')
 
+
+def test_predict_names_what_it_cannot_read(tmp_path):
   for name, content in {**UNREADABLE, **HUGE}.items():
     path = tmp_path / name
     path.write_bytes(content)

@@ -7,7 +7,7 @@ Keypoints that are distributed with the dataset are not replaced.
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +180,29 @@ def _open(root: Path, split: str):
   # Imported late, since it is slow and not needed to list the files.
   import tensorflow_datasets as tfds
 
+  # TFDS imports the modules of the classes that this file names.
+  path = root / 'data' / 'features.json'
+  try:
+    names = list(_class_names(json.loads(files.read_bytes(path))))
+  except (ValueError, RecursionError) as error:
+    raise ValueError(f'{path}: not JSON ({error})') from error
+  for name in names:
+    if not str(name).startswith('tensorflow_datasets.core.features.'):
+      raise ValueError(f'{path} names {name!r}, expected classes of TFDS')
   return tfds.builder_from_directory(root / 'data').as_data_source(split)
+
+
+def _class_names(value: Any) -> Iterator[Any]:
+  """The Python classes that the content of a features.json names."""
+  if isinstance(value, dict):
+    for key, inner in value.items():
+      if key in ('pythonClassName', 'python_class_name'):
+        yield inner
+      else:
+        yield from _class_names(inner)
+  elif isinstance(value, list):
+    for inner in value:
+      yield from _class_names(inner)
 
 
 def _people(keypoints, count) -> np.ndarray | None:

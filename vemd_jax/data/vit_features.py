@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from vemd_jax.data import feature_cache, video
+from vemd_jax.data import feature_cache, files, video
 
 CACHE = 'vit_cache'
 COMMAND = 'python -m vemd_jax.cache_features'
@@ -39,7 +39,7 @@ def content_key(record: Record, frames: int, settings: Mapping) -> str:
   """
   digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
   if 'video' in record:
-    with open(record['video'], 'rb') as file:
+    with files.open_binary(record['video']) as file:
       digest.update(hashlib.file_digest(file, 'sha256').digest())
   else:
     # The same frames as `decoding.decode` selects.

@@ -211,7 +211,7 @@ def cache(
   suffix = hashlib.sha256(repr(made_with).encode()).hexdigest()[:8]
 
   def key(path: str) -> str:
-    with open(path, 'rb') as file:
+    with files.open_binary(path) as file:
       return f'{hashlib.file_digest(file, "sha256").hexdigest()[:32]}-{suffix}'
 
   jobs = []
