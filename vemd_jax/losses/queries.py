@@ -149,8 +149,9 @@ def person_centers(
   center, size = _centers(batch, part, target)
   # Distance in places from the place that holds the center.
   place = jnp.floor(center * f32([w, h]).reshape(1, 1, 1, 2))
-  dx = jnp.arange(w, dtype=jnp.float32) - place[..., 0, None]  # [B, T, P, w]
-  dy = jnp.arange(h, dtype=jnp.float32) - place[..., 1, None]
+  # [B, T, P, w] and [B, T, P, h].
+  dx = f32(np.arange(w)).reshape(1, 1, 1, -1) - place[..., 0, None]
+  dy = f32(np.arange(h)).reshape(1, 1, 1, -1) - place[..., 1, None]
   squared = dx[..., None, :] ** 2 + dy[..., :, None] ** 2  # [B, T, P, h, w]
   sigma = jnp.maximum(0.7, 0.1 * size * max(h, w))[..., None, None]
   there = target.mask[..., None, None]
@@ -211,7 +212,7 @@ def _centers(batch, part, target):
   present = skeletons.limb_visible(keypoints, joints, height, width)
   preferred = np.full(count, 1e-4, np.float32)
   preferred[list(skeletons.CENTER_JOINTS[part])] = 1.0
-  weight = (present * preferred.reshape(1, 1, 1, -1))[..., None]
+  weight = (f32(present) * preferred.reshape(1, 1, 1, -1))[..., None]
   xy = keypoints[..., :2] / f32([width, height]).reshape(1, 1, 1, 1, 2)
   xy = jnp.where(present[..., None], xy, 0.0)
   total = weight.sum(3)
