@@ -14,17 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vemd_jax import losses, skeletons
-from vemd_jax.losses import matching
-from vemd_jax.models.outputs import Outputs, Structure
-
-# PCK threshold, relative to the longer side of the person's bounding box.
-PCK_SHARE = 0.1
-
-# Average precision depends only on the order of the presence logits, so they
-# are binned over [-_RANGE, _RANGE]: histograms can be summed over batches and
-# processes.
-_BINS, _RANGE = 2048, 16.0
+from vemd_jax import losses, people_metrics
+from vemd_jax.models.outputs import Outputs
 
 # Names of official metrics -> keys of `Metrics.compute`.
 NAMES = {
@@ -57,27 +48,6 @@ def metric(name: str) -> str:
 
 
 @flax.struct.dataclass
-class Queries:
-  """Sums over the matched people of one part.
-
-  Attributes:
-    people: number of annotated people.
-    joints: number of visible joints of the matched people.
-    error: sum over those joints of the distance in pixels.
-    right: number of joints within `PCK_SHARE` of the person's size.
-    found: [bins] matched queries by presence logit; None without presence.
-    empty: [bins] unmatched queries by presence logit.
-  """
-
-  people: jax.Array
-  joints: jax.Array
-  error: jax.Array
-  right: jax.Array
-  found: jax.Array | None
-  empty: jax.Array | None
-
-
-@flax.struct.dataclass
 class Metrics:
   """Sums over examples; None where the model lacks an output.
 
@@ -87,7 +57,7 @@ class Metrics:
     confusion: [C, C] examples by label (row) and prediction (column).
     multi_label: [3, C] true positives, predicted, labelled.
     heatmaps: part -> (sum of the frames' mean squared errors, frames).
-    queries: part -> sums of its PersonQuery decoder.
+    people: part -> sums of its PersonQuery decoder.
   """
 
   terms: dict[str, tuple[jax.Array, jax.Array, jax.Array]]
@@ -95,7 +65,7 @@ class Metrics:
   confusion: jax.Array | None
   multi_label: jax.Array | None
   heatmaps: dict[str, tuple[jax.Array, jax.Array]]
-  queries: dict[str, Queries]
+  people: dict[str, people_metrics.People]
 
   @classmethod
   def from_outputs(
@@ -105,6 +75,7 @@ class Metrics:
       sums: Mapping[str, losses.Sums],
       *,
       threshold: float = 0.25,
+      precision: bool = False,
   ) -> 'Metrics':
     """Sums of one batch.
 
@@ -115,11 +86,12 @@ class Metrics:
       threshold: class probability at which a label counts as predicted; below
         1/3, so that three labels can be predicted. Used if the batch has
         `label_multi_hot` [B, C].
+      precision: whether to sum for the average precision of bodies, too.
 
     Returns:
       The batch's metrics.
     """
-    heatmaps, queries = {}, {}
+    heatmaps, people = {}, {}
     for part in ('body', 'face'):
       structure = getattr(outputs, part)
       if structure is None or f'{part}_annotated' not in batch:
@@ -134,7 +106,9 @@ class Metrics:
             losses.counted_pixels(batch, structure.heatmap_logits.shape[-3:-1]),
         )
       if structure.limbs is not None:
-        queries[part] = _queries(structure, batch, part, frames)
+        people[part] = people_metrics.measure(
+            structure, batch, part, frames, precision=precision
+        )
     confusion = multi_label = None
     if outputs.logits is not None and 'label' in batch:
       counts = batch['label_mask'].astype(bool) & batch['mask'].astype(bool)
@@ -158,7 +132,7 @@ class Metrics:
         confusion=confusion,
         multi_label=multi_label,
         heatmaps=heatmaps,
-        queries=queries,
+        people=people,
     )
 
   def merge(self, other: 'Metrics') -> 'Metrics':
@@ -182,7 +156,8 @@ class Metrics:
       `weighted_f1`, `uar`, `recall_<class>`, `confusion`, with multi-hot labels
       `multilabel_f1`; for each part `<part>_heatmap_mse`, and of a PersonQuery
       decoder `<part>_keypoint_error` (pixels), `<part>_pck`,
-      `<part>_presence_ap`.
+      `<part>_presence_ap`, `body_oks_ap` and `face_nme`, see
+      `vemd_jax.people_metrics`, by size of the person, too.
     """
     sums = jax.device_get(self)
     results = {'examples': float(sums.examples)}
@@ -199,15 +174,8 @@ class Metrics:
     for part, (error, frames) in sums.heatmaps.items():
       if frames:
         results[f'{part}_heatmap_mse'] = float(error / frames)
-    for part, queries in sums.queries.items():
-      if queries.joints:
-        error = float(queries.error / queries.joints)
-        results[f'{part}_keypoint_error'] = error
-        results[f'{part}_pck'] = float(queries.right / queries.joints)
-      if queries.found is not None and queries.people:
-        results[f'{part}_presence_ap'] = average_precision(
-            queries.found, queries.empty, queries.people
-        )
+    for part, people in sums.people.items():
+      results |= {f'{part}_{k}': v for k, v in people.compute().items()}
     return results
 
 
@@ -235,58 +203,6 @@ def _heatmap_error(logits, target, frames, counted):
   error = (jax.nn.sigmoid(logits.astype(jnp.float32)) - target) ** 2
   error = jnp.where(frames, losses.pixel_mean(error, counted), 0.0)
   return error.sum(), frames.astype(jnp.float32).sum()
-
-
-def _queries(structure: Structure, batch, part, frames) -> Queries:
-  height, width = batch['image'].shape[2:4]
-  topology = skeletons.QUERY_LIMBS[part]
-  keypoints = batch[f'{part}_keypoints']
-  target = matching.people(
-      keypoints,
-      batch[f'{part}_mask'].astype(bool) & frames[..., None],
-      topology,
-      (height, width),
-  )
-  limbs = structure.limbs.astype(jnp.float32)
-  adjacency = structure.adjacency_logits
-  cost = matching.pair_costs(limbs, adjacency, target)
-  match = matching.assign(cost, target.mask)
-  size = jnp.array([width, height], jnp.float32)
-  count = skeletons.NUM_POINTS[part]
-  found = matching.joints(matching.take(limbs, match), topology, count)
-  found = found * jnp.broadcast_to(size, found.shape)
-  true = keypoints[..., :2].astype(jnp.float32)
-  # A joint exists where a limb end does; landmarks that belong to no limb are
-  # not evaluated.
-  exists = matching.joints(target.exists.astype(jnp.float32), topology, count)
-  present = (exists[..., 0] > 0) & match.matched[..., None]
-  distance = jnp.sqrt(jnp.sum((found - true) ** 2, -1))
-  low = jnp.where(present[..., None], true, jnp.inf).min(-2)
-  high = jnp.where(present[..., None], true, -jnp.inf).max(-2)
-  longer = jnp.max(high - low, -1, keepdims=True)
-  right = present & (distance <= PCK_SHARE * longer)
-  hit = miss = None
-  if structure.presence_logits is not None:
-    scores = structure.presence_logits.astype(jnp.float32)
-    taken = matching.taken(match, scores.shape[-1])
-    counted = jnp.broadcast_to(frames[..., None], scores.shape)
-    hit = _histogram(scores, taken & counted)
-    miss = _histogram(scores, ~taken & counted)
-  return Queries(
-      people=target.mask.astype(jnp.float32).sum(),
-      joints=present.astype(jnp.float32).sum(),
-      error=jnp.where(present, distance, 0.0).sum(),
-      right=right.astype(jnp.float32).sum(),
-      found=hit,
-      empty=miss,
-  )
-
-
-def _histogram(scores, counts):
-  bins = (jnp.clip(scores / _RANGE, -1, 1) + 1) * (0.5 * (_BINS - 1))
-  bins = jnp.round(bins).astype(jnp.int32).reshape(-1)
-  counts = counts.astype(jnp.float32).reshape(-1)
-  return jnp.zeros(_BINS, jnp.float32).at[bins].add(counts)
 
 
 def _ratio(numerator, denominator):
@@ -350,21 +266,3 @@ def multilabel_f1(counts: np.ndarray) -> float:
   """
   right, predicted, labelled = np.asarray(counts, np.float64)
   return float(_ratio(2 * right, predicted + labelled).mean())
-
-
-def average_precision(
-    found: np.ndarray, empty: np.ndarray, people: float
-) -> float:
-  """Area under the precision-recall curve, from histograms over the score.
-
-  Args:
-    found: [bins] number of matched queries, by ascending score.
-    empty: [bins] number of unmatched queries.
-    people: number of people; people without a matched query count as misses.
-
-  Returns:
-    0..1: sum over bins of the increase in recall times the precision.
-  """
-  found = np.asarray(found, np.float64)[::-1]
-  hits, all_ = found.cumsum(), (found + np.asarray(empty)[::-1]).cumsum()
-  return float((found * _ratio(hits, all_)).sum() / people)

@@ -70,9 +70,12 @@ FACE_FLIP = np.array(
     np.int32,
 )
 
-# Standard deviation of the annotators for each body joint, relative to the
-# square root of the person's area: constants of COCO's object keypoint
-# similarity.
+# Joints whose mean is somebody's center; where none is visible, the mean of
+# those that are.
+CENTER_JOINTS = {'body': (5, 6), 'face': tuple(range(68))}
+
+# How far annotators disagree on a body joint, as a share of the square root of
+# the person's area: the constants of COCO's object keypoint similarity.
 BODY_SIGMAS = np.array([
     0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062,
     0.062, 0.107, 0.107, 0.087, 0.087, 0.089, 0.089,

@@ -213,6 +213,7 @@ def make_eval_step(
     batch = add_targets(batch, outputs, sigma)
     key = rng.named(0, 'evaluate')
     _, sums = losses.total(outputs, batch, key, terms[dataset], step)
-    return Metrics.from_outputs(outputs, batch, sums), outputs, batch
+    metrics = Metrics.from_outputs(outputs, batch, sums, precision=True)
+    return metrics, outputs, batch
 
   return eval_step

@@ -632,6 +632,86 @@ def test_oks():
   np.testing.assert_allclose(term.values, 0, atol=1e-6)
 
 
+def test_person_centers():
+  """Place by place, person by person, in plain loops."""
+  batch = make_batch()
+  h, w = 6, 8
+  rng = np.random.default_rng(6)
+  logits = rng.normal(size=(B, T, h, w))
+  limbs = rng.random((B, T, h, w, 18, 4))
+  structure = Structure(
+      limbs=jnp.zeros((B, T, 1, 18, 4)),
+      center_logits=jnp.asarray(logits, jnp.float32),
+      center_limbs=jnp.asarray(limbs, jnp.float32),
+  )
+  outputs = make_outputs().replace(body=structure)
+
+  def smooth(x, beta):
+    x = np.abs(x)
+    return np.where(x < beta, x * x / 2 / beta, x - beta / 2)
+
+  people = np.float64(batch['body_keypoints'])
+  masks = np.asarray(batch['body_mask'])
+  values = np.zeros((B, T))
+  for b in range(B):
+    for t in range(T):
+      truth = []
+      for person, there in zip(people[b, t], masks[b, t]):
+        seen = (
+            (person[:, 2] >= 0.1)
+            & (person[:, :2] >= 0).all(1)
+            & (person[:, :2] < [W, H]).all(1)
+        )
+        if not there or not seen.any():
+          continue
+        xy = person[:, :2] / [W, H]
+        torso = seen & np.isin(np.arange(17), (5, 6))
+        center = xy[torso if torso.any() else seen].mean(0)
+        size = max(np.ptp(xy[seen], axis=0).max(), 0.05)
+        truth.append((xy, seen, np.floor(center * [w, h]), size))
+      focal = error = total = 0.0
+      for y in range(h):
+        for x in range(w):
+          near = [
+              np.exp(
+                  -((x - cx) ** 2 + (y - cy) ** 2)
+                  / (2 * max(0.7, 0.1 * size * w) ** 2)
+              )
+              for _, _, (cx, cy), size in truth
+          ]
+          peak = max(near, default=0.0)
+          p = 1 / (1 + np.exp(-logits[b, t, y, x]))
+          if peak == 1:
+            focal -= (1 - p) ** 2 * np.log(p)
+          else:
+            focal -= (1 - peak) ** 4 * p**2 * np.log(1 - p)
+          if peak <= 0.3:
+            continue
+          xy, seen, _, size = truth[int(np.argmax(near))]
+          ends = xy[skeletons.BODY_LIMBS]  # [18, end, 2]
+          there = seen[skeletons.BODY_LIMBS]
+          d = (limbs[b, t, y, x].reshape(18, 2, 2) - ends) / size
+          value = smooth(d, 0.05)[there].mean()
+          both = there.all(1)
+          if both.any():
+            length = np.linalg.norm(ends[:, 1] - ends[:, 0], axis=1) / size
+            turn = (d[:, 1] - d[:, 0]) / np.maximum(length, 0.04)[:, None]
+            value += 0.2 * smooth(turn, 0.5)[both].mean()
+          error += peak * value
+          total += peak
+      values[b, t] = focal / max(len(truth), 1) + 5 * error / max(total, 1e-9)
+  frames = np.asarray(batch['body_annotated'])
+  term = run('person_centers', outputs, batch, part='body')
+  wanted = (values * frames).sum(1) / np.maximum(frames.sum(1), 1)
+  counted = np.asarray(term.mask) > 0
+  np.testing.assert_allclose(
+      np.asarray(term.values)[counted], wanted[counted], rtol=1e-3
+  )
+  assert counted.any()
+  with pytest.raises(ValueError, match='person_query.initial=centers'):
+    run('person_centers', make_outputs(), batch, part='body')
+
+
 @pytest.mark.parametrize('name', ['person_query', 'oks_keypoints'])
 def test_query_errors(name):
   outputs, batch = make_outputs(), make_batch()

@@ -291,3 +291,87 @@ def test_st_gcn_error():
   with pytest.raises(ValueError, match="st_gcn 'on' is not one of"):
     adjacency = jnp.ones((1, 1, 1, 2, 2))
     random_variables(st_gcn.STGCN('on'), x, adjacency, train=False)
+
+
+# Centers.
+
+
+def centers(**options):
+  return person_query_decoder.Centers(**{'limbs': 4, 'queries': 3, **options})
+
+
+def test_people_are_the_highest_local_maxima():
+  logits = np.full((1, 5, 7), -9.0, np.float32)
+  logits[0, 1, 1], logits[0, 1, 2] = 3, 2  # Beside a higher one: no maximum.
+  logits[0, 4, 6] = 1
+  logits[0, 3, 3] = -1
+  best, index = person_query_decoder._local_maxima(jnp.asarray(logits), 3)
+  np.testing.assert_array_equal(index, [[1 * 7 + 1, 4 * 7 + 6, 3 * 7 + 3]])
+  np.testing.assert_array_equal(best, [[3, 1, -1]])
+  # Fewer maxima than queries: the rest is nobody.
+  one = jnp.asarray([[[5.0, 4.0, 3.0], [3.5, 2.5, 1.5]]])
+  best, _ = person_query_decoder._local_maxima(one, 6)
+  assert best[0, 0] == 5 and best[0, 1:].max() <= -20
+  with pytest.raises(ValueError, match='queries is 7, but the grid has 6'):
+    person_query_decoder._local_maxima(one, 7)
+
+
+def test_people_move_with_their_place():
+  z = np.zeros((1, 6, 9, 8), np.float32)
+  z[0, 2, 3] = random_input(0, (8,))
+  module = centers()
+  variables = random_variables(module, jnp.asarray(z), train=False)
+  out, _ = forward(module, variables, jnp.asarray(z))
+  moved, _ = forward(module, variables, jnp.asarray(np.roll(z, 2, 2)))
+  assert out.limbs.shape == (1, 3, 4, 4) and out.adjacency_logits is None
+  assert out.center_limbs.shape == (1, 6, 9, 4, 4)
+  expected = np.asarray(out.center_limbs)[0, 1:4, 2:5]
+  expected = expected + np.float32([2 / 9, 0, 2 / 9, 0])
+  np.testing.assert_allclose(
+      moved.center_limbs[0, 1:4, 4:7], expected, rtol=1e-4, atol=1e-5
+  )
+
+
+def test_queries_say_what_their_places_say():
+  z = jnp.asarray(random_input(0, (2, 5, 6, 8)))
+  module = centers()
+  out, _ = forward(
+      module, random_variables(module, z, train=False), z
+  )
+  logits = np.asarray(out.center_logits).reshape(2, -1)
+  limbs = np.asarray(out.center_limbs).reshape(2, 30, 4, 4)
+  for n in range(2):
+    for q in range(3):
+      place = np.flatnonzero(logits[n] == out.presence_logits[n, q])
+      np.testing.assert_array_equal(limbs[n, place[0]], out.limbs[n, q])
+
+
+@pytest.mark.parametrize(
+    'module',
+    [
+        centers(),
+        heatmap_decoder.HeatmapDecoder(4, 1, 8, (8, 8), 8, 8, 1),
+    ],
+)
+def test_decoders_read_the_skips(module):
+  z, skip = (
+      jnp.asarray(random_input(i, shape))
+      for i, shape in enumerate([(2, 4, 5, 8), (2, 8, 10, 3)])
+  )
+  variables = random_variables(module, z, (skip,), train=False)
+  out, _ = forward(module, variables, z, (skip,))
+  other, _ = forward(module, variables, z, (skip + 1,))
+  a, b = (
+      x if isinstance(x, jax.Array) else x.center_logits for x in (out, other)
+  )
+  assert a.shape[-2:] == (8, 10) or a.shape[-3:-1] == (16, 20)
+  assert jnp.abs(a - b).max() > 1e-4
+  with pytest.raises(ValueError, match='8 x 10 does not fit the 7 x 10'):
+    random_variables(module, z, (skip[:, :7],), train=False)
+
+
+def test_more_skips_than_doublings():
+  module = heatmap_decoder.HeatmapDecoder(4, 1, 8, (8,), 8, 8, 1)
+  z = jnp.ones((1, 4, 5, 8))
+  with pytest.raises(ValueError, match='skips is 2, but heatmap.widths'):
+    random_variables(module, z, (z, z), train=False)

@@ -169,3 +169,20 @@ def test_clear_errors():
         lambda x: module.init(jax.random.key(0), x, train=False),
         jnp.ones((1, 96, 112, 3)),
     )
+
+
+@pytest.mark.parametrize(
+    'name, channels', [('residual', (16, 8, 4)), ('resnet50', (64, 32, 16, 4))]
+)
+def test_skips_are_the_earlier_stages(name, channels):
+  module = encoders.make_encoder(name, width=4, blocks=3, stem_stride=2, dim=6)
+  x = jnp.asarray(random_input(0, (1, 64, 96, 3)))
+  variables = random_variables(module, x, train=False)
+  z, skips = module.apply(variables, x, train=False, skips=len(channels))
+  np.testing.assert_array_equal(z, module.apply(variables, x, train=False))
+  sizes = [(z.shape[1] * 2**i, z.shape[2] * 2**i) for i in range(1, 5)]
+  assert [s.shape[1:3] for s in skips] == sizes[: len(channels)]
+  assert tuple(s.shape[3] for s in skips) == channels
+  # The first skip is what the last stage reads: without it no latent.
+  with pytest.raises(ValueError, match=f'skips is 9, but only {len(channels)}'):
+    module.apply(variables, x, train=False, skips=9)

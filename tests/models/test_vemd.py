@@ -375,3 +375,65 @@ def test_unknown_dataset_is_named():
   model = VEMD(**vemd_cases.fields())
   with pytest.raises(ValueError, match="dataset 'third' is not one"):
     vemd_cases.make(model, vemd_cases.batch(), dataset='third')
+
+
+# --- Relations ---
+
+
+def with_relations(**changes):
+  options = {
+      'variant': 've_md_sr',
+      'parts': ('body',),
+      'head': {'sr_input': 'relations', **changes.pop('head', {})},
+      **changes,
+  }
+  if options.get('decoder') == 'person_query':
+    options['person_query'] = {'initial': 'centers'}
+  return vemd_cases.fields(**options)
+
+
+@pytest.mark.parametrize('decoder', DECODERS)
+def test_relations_are_read_from_both_decoders(decoder):
+  model = VEMD(**with_relations(decoder=decoder, encoder={'skips': 1}))
+  batch = vemd_cases.batch()
+  variables = vemd_cases.make(model, batch)
+  assert 'body_relations' in variables['params']
+  run = runner(model)
+  before = run(variables, batch)
+  after = run(shift(variables, 'body_relations'), batch)
+  assert jnp.abs(before.logits - after.logits).max() > 1e-4
+  after = run(shift(variables, 'body_decoder'), batch)
+  assert jnp.abs(before.logits - after.logits).max() > 1e-4
+
+
+@pytest.mark.parametrize('decoder', DECODERS)
+def test_how_much_of_the_emotions_gradient_reaches_the_structure(decoder):
+  batch = vemd_cases.batch()
+  norms = {}
+  for scale in (1.0, 0.5, 0.0):
+    model = VEMD(
+        **with_relations(decoder=decoder, head={'structure_gradient': scale})
+    )
+    variables = vemd_cases.make(model, batch)
+
+    @jax.jit
+    def gradient(variables, model=model):
+      def loss(params):
+        outputs = model.apply(
+            {**variables, 'params': params}, batch, dataset='first', train=False
+        )
+        return outputs.logits[:, 0].sum(), outputs.logits
+
+      return jax.grad(loss, has_aux=True)(variables['params'])
+
+    grads, norms[scale, 'logits'] = gradient(variables)
+    norms[scale] = sum(
+        float(jnp.abs(x).sum()) for x in jax.tree.leaves(grads['body_decoder'])
+    )
+    own = jax.tree.leaves(grads['body_relations'])
+    assert any(jnp.any(x != 0) for x in own)
+  assert norms[0.0] == 0 < norms[1.0]
+  np.testing.assert_allclose(norms[0.5], norms[1.0] / 2, rtol=1e-3)
+  np.testing.assert_allclose(
+      norms[0.5, 'logits'], norms[1.0, 'logits'], rtol=1e-5
+  )

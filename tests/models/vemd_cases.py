@@ -38,6 +38,7 @@ DEFAULTS = {
         'positions': 'sinusoidal',
         'presence': True,
         'st_gcn': 'none',
+        'initial': 'learned',
     },
     'head': {
         'positions': 'sinusoidal',
@@ -48,6 +49,7 @@ DEFAULTS = {
         'sr_input': 'projected',
         'proj_dim': 8,
         'attend': 'frames',
+        'structure_gradient': 1.0,
     },
     'fusion': {
         'method': 'concat',
@@ -65,7 +67,7 @@ def fields(**changes) -> dict:
   result = copy.deepcopy(DEFAULTS)
   for key, value in changes.items():
     if isinstance(value, dict):
-      unknown = value.keys() - result[key].keys() - {'token_order'}
+      unknown = value.keys() - result[key].keys() - {'token_order', 'skips'}
       assert not unknown, unknown
       result[key].update(value)
     else:

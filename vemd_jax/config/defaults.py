@@ -122,6 +122,9 @@ def default() -> ConfigDict:
           # For vit_b and vit_l: grid, or reference (the scrambled reshape of
           # the reference).
           'token_order': 'grid',
+          # How many of the encoder's earlier stages the decoders read, too,
+          # each twice as fine as the one after it (residual, resnet).
+          'skips': 0,
       },
       'latent': {'dim': 512, 'deterministic': False},
       'vit': {'name': 'none', 'normalization': 'imagenet'},
@@ -136,6 +139,9 @@ def default() -> ConfigDict:
           'stage_convs': 4,
       },
       'person_query': {
+          # Where queries start: learned (the paper), or centers, the places of
+          # the grid that find somebody's center.
+          'initial': 'learned',
           'queries': 100,
           'layers': 3,
           'heads': 8,
@@ -156,7 +162,11 @@ def default() -> ConfigDict:
           # flat (as in the paper) or pooled (fewer parameters, needs less
           # training data).
           'latent_input': 'flat',
+          # raw, projected, or relations (between people, before any pooling).
           'sr_input': 'projected',
+          # Share of the emotion's gradient that reaches the decoded structure:
+          # 1 all of it, 0 none.
+          'structure_gradient': 1.0,
           'proj_dim': 512,
           'attend': 'frames',
       },
@@ -184,6 +194,13 @@ def default() -> ConfigDict:
           f'{part}_query': loss(
               'person_query', 0.1, 'person_query', part=part,
               l1_weight=1.0, beta=1.0, no_object=0.1,
+          )
+          for part in ('body', 'face')
+      },
+      # Where person_query.initial is centers.
+      **{
+          f'{part}_centers': loss(
+              'person_centers', 0.0, 'person_query', part=part
           )
           for part in ('body', 'face')
       },

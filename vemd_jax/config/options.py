@@ -70,6 +70,17 @@ def laptop(config: ConfigDict) -> None:
     )
 
 
+def _relations(config: ConfigDict) -> None:
+  """Finds people at their centers and reads what lies between them."""
+  config.model.update(variant='ve_md_sr', decoder='person_query')
+  config.model.encoder.skips = 1
+  config.model.person_query.initial = 'centers'
+  config.model.head.sr_input = 'relations'
+  for part in ('body', 'face'):
+    config.losses[f'{part}_centers'].weight = 1.0
+    config.losses[f'{part}_query'].weight = 0.0
+
+
 def _audio(config: ConfigDict) -> None:
   """Fuses the log-mel spectrogram of the clip: 10 s at 100 frames/s."""
   config.data.update(audio_frames=1000, audio_dim=64)
@@ -196,6 +207,7 @@ def finish(
     known[variant] = lambda c, v=variant: c.model.update(variant=v)
   for decoder in DECODERS:
     known[decoder] = lambda c, d=decoder: c.model.update(decoder=d)
+  known['relations'] = _relations
   known['audio'] = _audio
   known['text'] = _text
   known['cached'] = _cached

@@ -27,7 +27,12 @@ from vemd_jax.losses.heatmaps import (
     pixel_mean,
 )
 from vemd_jax.losses.latent import KERNELS, kl, mmd, mmd_contributions
-from vemd_jax.losses.queries import OKS_SIGMAS, oks_keypoints, person_query
+from vemd_jax.losses.queries import (
+    OKS_SIGMAS,
+    oks_keypoints,
+    person_centers,
+    person_query,
+)
 from vemd_jax.losses.term import Batch, Sums, Term, Weighted
 from vemd_jax.losses.total import (
     SCHEDULES,
@@ -60,6 +65,7 @@ __all__ = [
     'multi_label_emotion',
     'oks_keypoints',
     'ordinal_emotion',
+    'person_centers',
     'person_query',
     'pixel_mean',
     'prepare',

@@ -3,10 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 from vemd_jax import skeletons
 from vemd_jax.losses import matching
-from vemd_jax.losses.heatmaps import has_area
+from vemd_jax.losses.heatmaps import counted_pixels, has_area
 from vemd_jax.losses.term import (
   Batch,
   Term,
@@ -105,8 +106,127 @@ def person_query(
   )
 
 
-# The constants of the 68 landmarks are those of COCO-WholeBody (arXiv
-# 2007.11858).
+def person_centers(
+    outputs: Outputs,
+    batch: Batch,
+    rng: jax.Array,
+    *,
+    part: str,
+    limb_weight: float = 5.0,
+    direction_weight: float = 0.2,
+    beta: float = 0.05,
+) -> Term:
+  """Loss of the places that people's centers are found at.
+
+  Whether a center lies at a place: the focal loss of arXiv 1904.07850 (eq. 1)
+  with a Gaussian around each center. Limbs: smooth L1 at the places around a
+  center, in units of its person's size, so that small people count as much.
+
+  Args:
+    outputs: center_logits and center_limbs of the part.
+    batch: keypoints, mask and annotated frames of the part; image for its size.
+    rng: not used.
+    part: 'body' or 'face'.
+    limb_weight: weight of the limbs beside the centers.
+    direction_weight: weight of the limbs' directions within the limbs' loss.
+    beta: where smooth L1 becomes linear, in sizes of the person.
+
+  Returns:
+    Mean over the annotated frames of each example.
+  """
+  del rng
+  queries = _queries('person_centers', outputs, batch, part)
+  if queries is None:
+    return empty_term(batch)
+  structure, target, frames = queries
+  if structure.center_logits is None:
+    raise ValueError(
+        'person_centers: the queries do not start at centers; set'
+        ' config.model.person_query.initial=centers'
+    )
+  logits = f32(structure.center_logits)  # [B, T, h, w]
+  h, w = logits.shape[2:]
+  center, size = _centers(batch, part, target)
+  # Distance in places from the place that holds the center.
+  place = jnp.floor(center * f32([w, h]).reshape(1, 1, 1, 2))
+  # [B, T, P, w] and [B, T, P, h].
+  dx = f32(np.arange(w)).reshape(1, 1, 1, -1) - place[..., 0, None]
+  dy = f32(np.arange(h)).reshape(1, 1, 1, -1) - place[..., 1, None]
+  squared = dx[..., None, :] ** 2 + dy[..., :, None] ** 2  # [B, T, P, h, w]
+  sigma = jnp.maximum(0.7, 0.1 * size * max(h, w))[..., None, None]
+  there = target.mask[..., None, None]
+  near = jnp.where(there, jnp.exp(-squared / (2 * sigma**2)), 0.0)
+  owner, peak = near.argmax(2), near.max(2)  # [B, T, h, w]
+
+  p = nn.sigmoid(logits)
+  hit = (1 - p) ** 2 * jax.nn.softplus(-logits)
+  miss = (1 - peak) ** 4 * p**2 * jax.nn.softplus(logits)
+  if 'ignore_boxes' in batch:
+    # Where people lack labels, a center without a person may be right.
+    miss = miss * counted_pixels(batch, (h, w))[..., 0]
+  people = jnp.maximum(f32(target.mask.sum(-1)), 1.0)
+  focal = jnp.where(peak >= 1.0, hit, miss).sum((2, 3)) / people
+
+  def owned(values):  # [B, T, P, ...] -> [B, T, h w, ...]
+    index = owner.reshape(*owner.shape[:2], -1)
+    index = index.reshape(*index.shape, *[1] * (values.ndim - 3))
+    return jnp.take_along_axis(values, index, 2)
+
+  found = f32(structure.center_limbs)
+  found = found.reshape(*logits.shape[:2], h * w, *found.shape[4:])
+  true, exists = owned(target.limbs), f32(owned(target.exists))
+  extent = owned(size)[..., None, None]
+  difference = (found - true) / extent
+  error = _mean(_smooth(difference, beta), exists)
+  # A limb's direction: a short one tells as much as a long one.
+  along = true[..., 2:] - true[..., :2]
+  length = jnp.sqrt(jnp.sum(along**2, -1, keepdims=True))
+  length = jnp.maximum(length / extent, 0.04)
+  turn = (difference[..., 2:] - difference[..., :2]) / length
+  both = exists[..., :2] * exists[..., 2:]
+  error = error + direction_weight * _mean(_smooth(turn, 0.5), both)
+  weight = jnp.where(peak > 0.3, peak, 0.0).reshape(*peak.shape[:2], -1)
+  total = weight.sum(-1)
+  error = (weight * error).sum(-1) / jnp.where(total > 0, total, 1.0)
+  return mean_over_frames(focal + limb_weight * error, frames)
+
+
+def _smooth(difference, beta):
+  size = jnp.abs(difference)
+  close = jnp.minimum(size, beta)
+  return close * (size - 0.5 * close) / beta
+
+
+def _mean(values, weights):
+  """Weighted mean over the last two axes."""
+  total = weights.sum((-2, -1))
+  return (values * weights).sum((-2, -1)) / jnp.maximum(total, 1.0)
+
+
+def _centers(batch, part, target):
+  """Centers [B, T, P, 2], 0..1, and sizes [B, T, P], shares of the image."""
+  height, width = batch['image'].shape[2:4]
+  count = skeletons.NUM_POINTS[part]
+  joints = np.repeat(np.arange(count)[:, None], 2, 1)
+  keypoints = f32(batch[f'{part}_keypoints'])
+  present = skeletons.limb_visible(keypoints, joints, height, width)
+  preferred = np.full(count, 1e-4, np.float32)
+  preferred[list(skeletons.CENTER_JOINTS[part])] = 1.0
+  weight = (f32(present) * preferred.reshape(1, 1, 1, -1))[..., None]
+  xy = keypoints[..., :2] / f32([width, height]).reshape(1, 1, 1, 1, 2)
+  xy = jnp.where(present[..., None], xy, 0.0)
+  total = weight.sum(3)
+  center = (xy * weight).sum(3) / jnp.where(total > 0, total, 1.0)
+  ends = target.limbs.reshape(*target.limbs.shape[:3], -1, 2)
+  exists = target.exists.reshape(ends.shape)
+  low = jnp.where(exists, ends, jnp.inf).min(3)
+  high = jnp.where(exists, ends, -jnp.inf).max(3)
+  size = jnp.where(target.mask, (high - low).max(-1), 1.0)
+  # Somebody of whom one joint is seen has no extent.
+  return center, jnp.maximum(size, 0.05)
+
+
+# COCO-WholeBody (arXiv 2007.11858) has the constants of the 68 landmarks.
 OKS_SIGMAS = {
     'body': skeletons.BODY_SIGMAS,
     'face': np.array([

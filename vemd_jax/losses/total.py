@@ -26,6 +26,7 @@ TERMS = {
         heatmaps.heatmap_focal,
         heatmaps.heatmap_awing,
         queries.person_query,
+        queries.person_centers,
         queries.oks_keypoints,
         latent.kl,
         latent.mmd,

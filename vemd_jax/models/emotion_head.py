@@ -31,7 +31,9 @@ class EmotionHead(nn.Module):
     latent_input: 'flat' flattens the grid, as in the paper; 'pooled' uses mean
       and maximum over positions, which has far fewer parameters, discards
       positions, and learns faster from a few thousand images.
-    sr_input: 'raw', or 'projected' (LayerNorm, Linear, ReLU for each part).
+    sr_input: 'raw'; 'projected' (LayerNorm, Linear, ReLU for each part); or
+      'relations': `structure` holds relation vectors, whose linear map is added
+      to the logits instead of joining them with the latents.
     proj_dim: channels of a projected part.
     idle: parts whose projection has parameters but is not used; the reference's
       projected heatmap head always has both projections.
@@ -85,7 +87,7 @@ class EmotionHead(nn.Module):
     """
     for key, allowed in (
         ('latent_input', ('flat', 'pooled')),
-        ('sr_input', ('raw', 'projected')),
+        ('sr_input', ('raw', 'projected', 'relations')),
         ('attend', ('frames', 'batch')),
     ):
       if getattr(self, key) not in allowed:
@@ -98,6 +100,10 @@ class EmotionHead(nn.Module):
     )
     x = nn.Dense(dim, dtype=self.dtype, name='reduction')(x)
     joined = [x]
+    relations = None
+    if self.sr_input == 'relations':
+      relations = jnp.concatenate(list(structure.values()), -1)
+      structure = {}
     for part, values in structure.items():
       values = values.astype(self.dtype)
       if self.sr_input == 'projected':
@@ -133,6 +139,14 @@ class EmotionHead(nn.Module):
     x = nn.relu(nn.Dense(self.width, dtype=self.dtype, name='hidden')(x))
     x = nn.Dropout(self.classifier_dropout)(x, deterministic=not train)
     logits = nn.Dense(self.num_classes, dtype=self.dtype, name='logits')(x)
+    if relations is not None:
+      # Evidence of its own, beside what the latents say.
+      evidence = jnp.einsum('bt,btf->bf', weight, relations.astype(jnp.float32))
+      dropout = nn.Dropout(self.classifier_dropout, deterministic=not train)
+      evidence = dropout(evidence.astype(self.dtype))
+      logits += nn.Dense(
+          self.num_classes, dtype=self.dtype, name='relations'
+      )(evidence)
     return logits.astype(jnp.float32), weight
 
   def _read(self, z: jax.Array) -> jax.Array:

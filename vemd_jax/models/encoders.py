@@ -46,19 +46,23 @@ class ResidualEncoder(nn.Module):
   dtype: DTypeLike = jnp.float32
 
   @nn.compact
-  def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
-    """[N, H, W, 3] normalized float -> [N, h, w, dim]."""
+  def __call__(
+      self, image: jax.Array, *, train: bool, skips: int = 0
+  ) -> jax.Array | tuple[jax.Array, tuple[jax.Array, ...]]:
+    """Encodes images; see `make_encoder`."""
     x = nn.Conv(
         self.width, (7, 7), strides=self.stem_stride, padding=3,
         dtype=self.dtype, kernel_init=nn.initializers.he_normal(), name='stem',
     )(image)  # fmt: skip
     x = nn.elu(x)
+    stages = [x]
     for i in range(self.blocks):
       block = layers.ResDown(
           self.width * 2 ** (i + 1), self.dtype, name=f'block_{i}'
       )
-      x = block(x, train=train)
-    return nn.Conv(self.dim, (1, 1), dtype=self.dtype, name='projection')(x)
+      stages.append(block(stages[-1], train=train))
+    project = nn.Conv(self.dim, (1, 1), dtype=self.dtype, name='projection')
+    return _with_skips(project(stages[-1]), stages, skips)
 
 
 class _Bottleneck(nn.Module):
@@ -101,14 +105,18 @@ class ResNet(nn.Module):
   dtype: DTypeLike = jnp.float32
 
   @nn.compact
-  def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
-    """[N, H, W, 3] normalized float -> [N, H / 32, W / 32, 32 width]."""
+  def __call__(self, image: jax.Array, *, train: bool) -> list[jax.Array]:
+    """[N, H, W, 3] normalised float -> the grids of the stem and the stages.
+
+    The last one is [N, H / 32, W / 32, 32 width].
+    """
     x = nn.Conv(
         self.width, (7, 7), strides=2, padding=3, use_bias=False,
         dtype=self.dtype, kernel_init=nn.initializers.he_normal(), name='stem',
     )(image)  # fmt: skip
     x = layers.BatchNorm(dtype=self.dtype, name='norm')(x, train=train)
-    x = nn.max_pool(nn.relu(x), (3, 3), (2, 2), ((1, 1), (1, 1)))
+    stages = [nn.relu(x)]
+    x = nn.max_pool(stages[0], (3, 3), (2, 2), ((1, 1), (1, 1)))
     for i, depth in enumerate(self.depths):
       for j in range(depth):
         block = _Bottleneck(
@@ -116,7 +124,8 @@ class ResNet(nn.Module):
             name=f'stage_{i}_block_{j}',
         )  # fmt: skip
         x = block(x, train=train)
-    return x
+      stages.append(x)
+    return stages
 
 
 class ResNetEncoder(nn.Module):
@@ -135,11 +144,26 @@ class ResNetEncoder(nn.Module):
   dtype: DTypeLike = jnp.float32
 
   @nn.compact
-  def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
-    """[N, H, W, 3] normalized float -> [N, h, w, dim]."""
+  def __call__(
+      self, image: jax.Array, *, train: bool, skips: int = 0
+  ) -> jax.Array | tuple[jax.Array, tuple[jax.Array, ...]]:
+    """Encodes images; see `make_encoder`."""
     trunk = ResNet(self.depths, self.width, self.dtype, name='trunk')
-    x = trunk(image, train=train)
-    return nn.Conv(self.dim, (1, 1), dtype=self.dtype, name='projection')(x)
+    stages = trunk(image, train=train)
+    project = nn.Conv(self.dim, (1, 1), dtype=self.dtype, name='projection')
+    return _with_skips(project(stages[-1]), stages, skips)
+
+
+def _with_skips(latent, stages, skips):
+  """The latent grid, and the stages before the last one, coarsest first."""
+  if not skips:
+    return latent
+  if skips >= len(stages):
+    raise ValueError(
+        f'encoder.skips is {skips}, but only {len(stages) - 1} earlier stages '
+        'have a finer grid'
+    )
+  return latent, tuple(stages[-2 : -2 - skips : -1])
 
 
 class ViTEncoder(nn.Module):
@@ -209,7 +233,10 @@ def make_encoder(
     token_order: 'grid' or 'reference' (vit), see `ViTEncoder`.
 
   Returns:
-    A module, called with [N, H, W, 3] and `train`, that returns [N, h, w, dim].
+    A module, called with normalised images [N, H, W, 3] and `train`, that gives
+    [N, h, w, dim]. Those of stages (residual, resnet) also take `skips`, and
+    give then that grid and the features of so many earlier stages, each twice
+    as fine as the one before it.
 
   Raises:
     ValueError: for an unknown name or token order.

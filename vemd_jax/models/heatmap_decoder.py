@@ -24,8 +24,13 @@ class UpsamplingTrunk(nn.Module):
   dtype: DTypeLike = jnp.float32
 
   @nn.compact
-  def __call__(self, z: jax.Array, *, train: bool) -> jax.Array:
-    """[N, h, w, D] -> [N, 2^U h, 2^U w, features]."""
+  def __call__(
+      self, z: jax.Array, skips: tuple[jax.Array, ...] = (), *, train: bool
+  ) -> jax.Array:
+    """[N, h, w, D] -> [N, 2^U h, 2^U w, features].
+
+    The skips, at 2, 4, ... times the grid, are added where x has their size.
+    """
 
     def conv(features, size, name, bias=True):
       return nn.Conv(
@@ -40,15 +45,20 @@ class UpsamplingTrunk(nn.Module):
         x = nn.relu(norm(x, train=train))
       return x
 
+    def join(x, i):
+      if i >= len(skips):
+        return x
+      return x + layers.join_skip(skips[i], x, self.dtype, f'skip_{i}')
+
     doublings = len(self.widths)
     x = conv(self.bottleneck, 1, 'bottleneck')(z)
     x = layers.ResUp(self.widths[0], self.dtype, name='up_0')(x, train=train)
-    x = double_conv(x, 0)
+    x = double_conv(join(x, 0), 0)
     for i in range(1, doublings):
       up = layers.ConvTranspose(
           self.widths[i], 2, self.dtype, name=f'up_{i}'
       )
-      x = double_conv(up(x), i)
+      x = double_conv(join(up(x), i), i)
     x = conv(self.widths[-1], 1, f'up_{doublings}')(x)
     x = double_conv(x, doublings)
     return conv(self.features, 1, 'features')(x)
@@ -104,20 +114,32 @@ class HeatmapDecoder(nn.Module):
   dtype: DTypeLike = jnp.float32
 
   @nn.compact
-  def __call__(self, z: jax.Array, *, train: bool) -> jax.Array:
+  def __call__(
+      self, z: jax.Array, skips: tuple[jax.Array, ...] = (), *, train: bool
+  ) -> jax.Array:
     """Decodes frames.
 
     Args:
       z: [N, h, w, D] latents.
-      train: use the batch statistics and update the running ones.
+      skips: at most U feature grids of the encoder, at 2, 4, ... times the
+        latent grid.
+      train: use and remember the batch statistics.
 
     Returns:
       [S, N, 2^U h, 2^U w, L] float32 logits, in training and evaluation.
+
+    Raises:
+      ValueError: for more skips than the maps are doubled.
     """
+    if len(skips) > len(self.widths):
+      raise ValueError(
+          f'encoder.skips is {len(skips)}, but heatmap.widths doubles the grid '
+          f'only {len(self.widths)} times'
+      )
     trunk = UpsamplingTrunk(
         self.bottleneck, self.widths, self.features, self.dtype, name='trunk'
     )
-    x = trunk(z, train=train)
+    x = trunk(z, skips, train=train)
     logits = []
     for s in range(self.stages):
       stage = _Stage(

@@ -245,6 +245,61 @@ class ResUp(nn.Module):
     return nn.elu(x)
 
 
+class Finer(nn.Module):
+  """Doubles a feature grid and joins features of an earlier stage to it.
+
+  Attributes:
+    features: output channels.
+    dtype: dtype of the computation.
+  """
+
+  features: int
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(
+      self, x: jax.Array, skip: jax.Array, *, train: bool
+  ) -> jax.Array:
+    """[N, h, w, C], [N, 2h, 2w, S] -> [N, 2h, 2w, features]."""
+
+    def norm(x, name):
+      return nn.relu(BatchNorm(dtype=self.dtype, name=name)(x, train=train))
+
+    x = ConvTranspose(self.features, 2, self.dtype, name='up')(x)
+    x = norm(x + join_skip(skip, x, self.dtype, 'skip'), 'norm1')
+    x = nn.Conv(
+        self.features, (3, 3), padding=1, dtype=self.dtype,
+        kernel_init=_conv_init, use_bias=False, name='conv',
+    )(x)  # fmt: skip
+    return norm(x, 'norm2')
+
+
+def join_skip(
+    skip: jax.Array, x: jax.Array, dtype: DTypeLike, name: str
+) -> jax.Array:
+  """An earlier stage's features with the channels of `x`, to be added to it.
+
+  Args:
+    skip: [N, h, w, S].
+    x: [N, h, w, C].
+    dtype: dtype of the computation.
+    name: of the 1 x 1 convolution.
+
+  Returns:
+    [N, h, w, C].
+
+  Raises:
+    ValueError: if the grids differ, where a side of the image does not halve.
+  """
+  if skip.shape[:3] != x.shape[:3]:
+    raise ValueError(
+        f'encoder.skips: a grid of {x.shape[1]} x {x.shape[2]} does not fit '
+        f'the {skip.shape[1]} x {skip.shape[2]} of an earlier stage; use a '
+        'data.image_size that is a multiple of the encoder\'s stride'
+    )
+  return nn.Conv(x.shape[-1], (1, 1), dtype=dtype, name=name)(skip)
+
+
 class Attention(nn.Module):
   """Multi-head attention with dropout on the attention weights.
 

@@ -28,13 +28,20 @@ class Structure:
     heatmap_logits: [S, B, T, h, w, L] float32, one map per stage and limb.
     limbs: [B, T, Q, L, 4] float32 (x1, y1, x2, y2), 0..1 of the image.
     adjacency_logits: [B, T, Q, L, L] float32.
-    presence_logits: [B, T, Q] float32, whether the query represents a person.
+    presence_logits: [B, T, Q] float32, whether the query holds a person.
+    center_logits: [B, T, h, w] float32, whether a person's center lies at that
+      place; with queries that start at centers.
+    center_limbs: [B, T, h, w, L, 4] float32, the limbs of whose center it is.
+    features: [B, T, h, w, F], the grid that the structure was read from.
   """
 
   heatmap_logits: jax.Array | None = None
   limbs: jax.Array | None = None
   adjacency_logits: jax.Array | None = None
   presence_logits: jax.Array | None = None
+  center_logits: jax.Array | None = None
+  center_limbs: jax.Array | None = None
+  features: jax.Array | None = None
 
 
 @flax.struct.dataclass

@@ -1,11 +1,13 @@
-"""PersonQuery decoder: a set of people from learned queries, DETR-like."""
+"""PersonQuery decoder: a set of people from queries, DETR-like."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 
 from vemd_jax.models import layers
+from vemd_jax.models.outputs import Structure
 
 # Rows of a learned position table, as in the reference; more than are used.
 MAX_POSITIONS = 10_000
@@ -47,6 +49,109 @@ class AuxiliaryConvolutions(nn.Module):
     fine = nn.elu(fine)
     down = layers.ResDown(dim, self.dtype, name='down')
     return z, fine, down(fine, train=train)
+
+
+class Centers(nn.Module):
+  """People by their centers: what each place of the grid says about a person.
+
+  As arXiv 1904.07850 finds people: each place says whether somebody's center
+  lies there, and where their limbs are from there. The Q best local maxima are
+  the people; limbs are offsets from a place, so that the same weights serve
+  everybody, wherever they stand.
+
+  Attributes:
+    limbs: number of limbs L.
+    queries: number of people Q.
+    dtype: dtype of the computation; the results are float32.
+  """
+
+  limbs: int
+  queries: int
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(
+      self,
+      z: jax.Array,
+      skips: tuple[jax.Array, ...] = (),
+      *,
+      train: bool,
+  ) -> Structure:
+    """Decodes frames.
+
+    Args:
+      z: [N, h, w, D] latents.
+      skips: feature grids of the encoder, at 2, 4, ... times the latent grid.
+      train: use and remember the batch statistics.
+
+    Returns:
+      All fields but heatmaps and adjacency, without the axis of frames.
+    """
+    x = z.astype(self.dtype)
+    for i, skip in enumerate(skips):
+      finer = layers.Finer(z.shape[-1], self.dtype, name=f'finer_{i}')
+      x = finer(x, skip, train=train)
+    features = nn.Conv(
+        z.shape[-1], (3, 3), padding=1, use_bias=False, dtype=self.dtype,
+        kernel_init=nn.initializers.he_normal(), name='conv',
+    )(x)  # fmt: skip
+    norm = layers.BatchNorm(dtype=self.dtype, name='norm')
+    features = nn.relu(norm(features, train=train))
+    n, h, w, _ = features.shape
+    # Begins at a probability of 0.1, as in arXiv 1708.02002.
+    logits = nn.Dense(
+        1, name='center', bias_init=nn.initializers.constant(-2.2)
+    )(features)[..., 0]
+    # Begins with everybody's limbs at their center.
+    offsets = nn.Dense(
+        4 * self.limbs, name='limbs', kernel_init=nn.initializers.normal(1e-2)
+    )(features).reshape(n, h, w, self.limbs, 4)
+    limbs = offsets + place_centers(h, w)[None, :, :, None]
+
+    best, index = _local_maxima(logits, self.queries)
+    return Structure(
+        limbs=jnp.take_along_axis(
+            limbs.reshape(n, h * w, self.limbs, 4), index[..., None, None], 1
+        ),
+        presence_logits=best,
+        center_logits=logits,
+        center_limbs=limbs,
+        features=features,
+    )
+
+
+def place_centers(height: int, width: int) -> np.ndarray:
+  """[height, width, 4] float32 (x, y, x, y) of places, 0..1 of the image."""
+  y, x = np.mgrid[:height, :width].astype(np.float32) + 0.5
+  x, y = x / width, y / height
+  return np.stack([x, y, x, y], -1)
+
+
+def _local_maxima(
+    logits: jax.Array, count: int
+) -> tuple[jax.Array, jax.Array]:
+  """The highest local maxima of a grid, 3 x 3.
+
+  Args:
+    logits: [N, h, w].
+    count: how many.
+
+  Returns:
+    Logits [N, count], very low where there are no more maxima, and places
+    [N, count] int32 of the flat grid.
+  """
+  n, h, w = logits.shape
+  if count > h * w:
+    raise ValueError(
+        f'person_query.queries is {count}, but the grid has {h * w} places'
+    )
+  around = nn.max_pool(logits[..., None], (3, 3), padding='SAME')[..., 0]
+  flat = logits.reshape(n, -1)
+  highest = (logits >= around).reshape(n, -1)
+  ranked = jnp.where(highest, jax.lax.stop_gradient(flat), -1e4)
+  _, index = jax.lax.top_k(ranked, count)
+  best = jnp.take_along_axis(jnp.where(highest, flat, -20.0), index, 1)
+  return best, index
 
 
 class PersonQueryDecoder(nn.Module):

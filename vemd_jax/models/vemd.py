@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from vemd_jax import import_path, skeletons
-from vemd_jax.models import emotion_head, fusion, layers
+from vemd_jax.models import emotion_head, fusion, layers, relations
 from vemd_jax.models.encoders import make_encoder
 from vemd_jax.models.heatmap_decoder import HeatmapDecoder
 from vemd_jax.models.latent import GaussianLatent
 from vemd_jax.models.outputs import Latent, Outputs, Structure
-from vemd_jax.models.person_query_decoder import PersonQueryDecoder
+from vemd_jax.models.person_query_decoder import Centers, PersonQueryDecoder
 from vemd_jax.models.st_gcn import STGCN
 from vemd_jax.models.vit import make_vit
 
@@ -39,9 +39,13 @@ NORMALIZATIONS = {
 # projection of the ViT features, and the classifier of stage 1. When weights of
 # another run are loaded, they may be of other datasets or have another size.
 DATASET_MODULES = ('head_', 'vit_projection_', 'classifier_')
-# Modules that loaded weights may have although this model does not decode the
-# part, or decodes it with another decoder.
-PART_MODULES = ('body_decoder', 'face_decoder', 'body_st_gcn', 'face_st_gcn')
+# Modules that weights may have although this model does not decode the part, or
+# decodes it with another decoder.
+PART_MODULES = tuple(
+    f'{part}_{what}'
+    for part in PARTS
+    for what in ('decoder', 'st_gcn', 'relations')
+)
 
 
 def normalize(image: jax.Array, name: str) -> jax.Array:
@@ -132,7 +136,11 @@ class VEMD(nn.Module):
         setattr(self, f'classifier_{name}', classifier)
       return
 
-    options = {k: v for k, v in self.encoder.items() if k != 'normalization'}
+    options = {
+        k: v
+        for k, v in self.encoder.items()
+        if k not in ('normalization', 'skips')
+    }
     for i in range(self.num_encoders):
       encoder = make_encoder(
           **options, dim=self.latent['dim'], dtype=dtype
@@ -150,11 +158,22 @@ class VEMD(nn.Module):
       else:
         limbs = len(skeletons.QUERY_LIMBS[part])
         options = {k: v for k, v in self.person_query.items() if k != 'st_gcn'}
-        decoder = PersonQueryDecoder(limbs, **options, dtype=dtype)
+        if options.pop('initial', 'learned') == 'centers':
+          decoder = Centers(limbs, options['queries'], dtype)
+        else:
+          decoder = PersonQueryDecoder(limbs, **options, dtype=dtype)
       setattr(self, f'{part}_decoder', decoder)
       if self._uses_st_gcn():
         st_gcn = STGCN(self.person_query['st_gcn'], dtype)
         setattr(self, f'{part}_st_gcn', st_gcn)
+      if self._uses_relations():
+        make = relations.PeopleRelations
+        if self.decoder == 'heatmap':
+          make = relations.MapRelations
+        module = make(
+            part, self.head['proj_dim'], self.head['dropout'], dtype
+        )
+        setattr(self, f'{part}_relations', module)
 
     if self.fusion['audio'] == 'mel':
       self.audio_encoder = fusion.MelEncoder(
@@ -163,7 +182,11 @@ class VEMD(nn.Module):
     idle = ()
     if self.decoder == 'heatmap':
       idle = tuple(p for p in PARTS if p not in self.parts)
-    options = {k: v for k, v in self.head.items() if k != 'name'}
+    options = {
+        k: v
+        for k, v in self.head.items()
+        if k not in ('name', 'structure_gradient')
+    }
     for name, count in emotions.items():
       if self._has_own_head():
         make = import_path.load(self.head['name'], 'config.model.head.name')
@@ -221,17 +244,18 @@ class VEMD(nn.Module):
       logits, weight = results[0] if counts[dataset] else (None, None)
       return Outputs(logits, (), frame_attention=weight)
 
-    latents = []
+    latents, skips = [], []
     pixels = normalize(image, self.encoder['normalization'])
     for i in range(self.num_encoders):
-      z = getattr(self, f'encoder_{i}')(pixels, train=train)
+      z, finer = self._encode(i, pixels, train)
       z = z.reshape(*grid, *z.shape[1:])
       latents.append(getattr(self, f'latent_{i}')(z, train=train))
+      skips.append(finer)
 
-    structures = {
-        part: self._decode(part, latents[-1 if part == 'face' else 0], train)
-        for part in self._decoded()
-    }
+    structures = {}
+    for part in self._decoded():
+      i = -1 if part == 'face' else 0
+      structures[part] = self._decode(part, latents[i], skips[i], train)
 
     results = []
     if names:
@@ -299,22 +323,45 @@ class VEMD(nn.Module):
         self.variant == 've_md_sr'
         and not self._has_own_head()
         and self.decoder == 'person_query'
+        and self.head['sr_input'] != 'relations'
         and self.person_query['st_gcn'] != 'none'
+    )
+
+  def _uses_relations(self) -> bool:
+    return (
+        self.variant == 've_md_sr'
+        and not self._has_own_head()
+        and self.head['sr_input'] == 'relations'
     )
 
   def _modality_names(self) -> tuple[str, ...]:
     audio = ('audio',) if self.fusion['audio'] != 'none' else ()
     return audio + (('text',) if self.fusion['text'] else ())
 
-  def _decode(self, part: str, latent: Latent, train: bool) -> Structure:
+  def _encode(self, i: int, pixels: jax.Array, train: bool):
+    """The latent grid of images, and the earlier stages' features."""
+    encoder = getattr(self, f'encoder_{i}')
+    skips = self.encoder.get('skips', 0)
+    if not skips or not self._decoded():
+      return encoder(pixels, train=train), ()
+    return encoder(pixels, train=train, skips=skips)
+
+  def _decode(
+      self,
+      part: str,
+      latent: Latent,
+      skips: tuple[jax.Array, ...],
+      train: bool,
+  ) -> Structure:
     z = latent.sample
     grid = z.shape[:2]
     z = z.reshape(-1, *z.shape[2:])
-    decoded = getattr(self, f'{part}_decoder')(z, train=train)
+    decoder = getattr(self, f'{part}_decoder')
+    decoded = decoder(z, *([skips] if skips else []), train=train)
     if self.decoder == 'heatmap':
       decoded = Structure(decoded)
-    elif self.decoder == 'person_query':
-      decoded = Structure(None, *decoded)
+    elif isinstance(decoded, tuple):
+      decoded = Structure(None, *decoded, features=z)
     maps = decoded.heatmap_logits
     if maps is not None:
       maps = maps.reshape(maps.shape[0], *grid, *maps.shape[2:])
@@ -327,7 +374,12 @@ class VEMD(nn.Module):
   def _sr_input(
       self, part: str, structure: Structure, train: bool
   ) -> jax.Array:
-    """The decoded structure as an input of the emotion head, [B, T, F]."""
+    """The decoded structure as the emotion head reads it, [B, T, F]."""
+    structure = scale_gradient(
+        structure, self.head.get('structure_gradient', 1.0)
+    )
+    if self.head['sr_input'] == 'relations':
+      return self._relations(part, structure, train)
     if structure.heatmap_logits is not None:
       x = nn.sigmoid(structure.heatmap_logits[-1]).sum(-1)
     else:
@@ -340,6 +392,25 @@ class VEMD(nn.Module):
             x, nn.sigmoid(structure.adjacency_logits), train=train
         )
     return x.reshape(*x.shape[:2], -1)
+
+  def _relations(
+      self, part: str, structure: Structure, train: bool
+  ) -> jax.Array:
+    """What lies between the people of each frame, [B, T, F]."""
+    module = getattr(self, f'{part}_relations')
+    if structure.heatmap_logits is not None:
+      maps = nn.sigmoid(structure.heatmap_logits[-1])
+      grid = maps.shape[:2]
+      x = module(maps.reshape(-1, *maps.shape[2:]), train=train)
+    else:
+      grid = structure.limbs.shape[:2]
+      x = module(*(
+          None if x is None else x.reshape(-1, *x.shape[2:])
+          for x in (
+              structure.limbs, structure.presence_logits, structure.features
+          )
+      ), train=train)  # fmt: skip
+    return x.reshape(*grid, -1)
 
   def _modalities(
       self, batch: Mapping[str, jax.Array], train: bool
@@ -406,6 +477,23 @@ class VEMD(nn.Module):
         raise ValueError(
             f'config.model.{key} is {value!r}, expected one of {allowed}'
         )
+
+
+def scale_gradient(tree, scale: float):
+  """The same values; what flows back through them is multiplied.
+
+  Args:
+    tree: of arrays.
+    scale: 1 lets the gradient through, 0 stops it.
+
+  Returns:
+    The tree.
+  """
+  if scale == 1.0:
+    return tree
+  return jax.tree.map(
+      lambda x: scale * x + (1 - scale) * jax.lax.stop_gradient(x), tree
+  )
 
 
 class _GridProjection(nn.Module):
