@@ -173,42 +173,27 @@ def test_moving_average_forgets_the_first_parameters(tmp_path):
   )
 
 
-def test_sigterm_saves_and_the_run_goes_on(tmp_path, monkeypatch):
-  run = train.set_up(tiny(mode='train', **{'eval.every': 0}), tmp_path)
-  step, calls = run.train_step, []
-
-  def then_signal(*args, **kwargs):
-    calls.append(1)
-    if len(calls) == 1:
-      os.kill(os.getpid(), signal.SIGTERM)
-    return step(*args, **kwargs)
-
-  run.train_step = then_signal
-  assert not train.train(run)
-  assert run.checkpoints.latest_step() == 1
-  assert train.train(run)
-  assert len(calls) == 4
-  # All those steps were one program.
-  assert step._cache_size() == 1
-  run.checkpoints.close()
-
-
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
   config = tiny(**{'optim.learning_rate': 1e30, 'optim.warmup_steps': 0})
   with pytest.raises(FloatingPointError, match='not finite at step 0'):
     train.train_and_evaluate(config, tmp_path)
 
 
-def test_another_seed_cannot_go_on(straight):
-  with pytest.raises(ValueError, match='seed 0, now it is 1'):
+def test_another_seed_cannot_go_on(straight, tmp_path):
+  with pytest.raises(ValueError, match='config.seed was 0, is 1'):
     train.train_and_evaluate(tiny(seed=1, steps=8), straight)
+  config = tiny(seed=1, steps=8, **{'checkpoint.resume': str(straight)})
+  with pytest.raises(ValueError, match='seed 0, now it is 1'):
+    train.train_and_evaluate(config, tmp_path)
 
 
-def test_a_checkpoint_of_another_width_is_named(straight):
+def test_a_checkpoint_of_another_width_is_named(straight, tmp_path):
+  changes = {'model.latent.dim': 24, 'steps': 8}
+  with pytest.raises(ValueError, match='config.model.latent.dim was 16, is 24'):
+    train.train_and_evaluate(tiny(**changes), straight)
+  changes['checkpoint.resume'] = str(straight)
   with pytest.raises(ValueError, match='does not match the model.*params/'):
-    train.train_and_evaluate(
-        tiny(**{'model.latent.dim': 24, 'steps': 8}), straight
-    )
+    train.train_and_evaluate(tiny(**changes), tmp_path)
 
 
 @pytest.mark.parametrize(

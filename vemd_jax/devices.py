@@ -16,7 +16,10 @@ _OWN_CGROUPS = pathlib.Path('/proc/self/cgroup')
 
 
 def set_up(
-    batch_sizes: tuple[int, ...], fsdp: int, distributed: bool | None
+    batch_sizes: tuple[int, ...],
+    fsdp: int,
+    distributed: bool | None,
+    deterministic: bool = False,
 ) -> None:
   """Initializes `jax.distributed` on a cluster and the number of CPU devices.
 
@@ -25,9 +28,19 @@ def set_up(
     fsdp: `config.mesh.fsdp`; the minimum number of CPU devices.
     distributed: whether to start `jax.distributed`; None starts it if a cluster
       is detected.
+    deterministic: whether to ask XLA for deterministic GPU kernels.
   """
+  if deterministic:
+    # This also disables autotuning, whose choice of kernels varies between
+    # processes.
+    os.environ['XLA_FLAGS'] = (
+        os.environ.get('XLA_FLAGS', '') + ' --xla_gpu_deterministic_ops=true'
+    )
   if distributed or (distributed is None and on_cluster()):
-    jax.distributed.initialize()
+    # A process that ends without notice is detected within a minute.
+    jax.distributed.initialize(
+        heartbeat_timeout_seconds=60, shutdown_timeout_seconds=60
+    )
   if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     cache = os.path.expanduser('~/.cache/vemd_jax/compiled')
     jax.config.update('jax_compilation_cache_dir', cache)

@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vemd_jax import sharding, viz
+from vemd_jax import sharding, viz, weights
+from vemd_jax import workdir as workdir_lib
 from vemd_jax import writer as writer_lib
 from vemd_jax.data import pipeline
 from vemd_jax.metrics import Metrics
 from vemd_jax.run import Run
 from vemd_jax.state import TrainState
+from vemd_jax.stopping import Stopped
 
 
 def evaluate(
@@ -24,6 +26,7 @@ def evaluate(
     mesh: jax.sharding.Mesh,
     dataset: str,
     step: int,
+    stop: Callable[[], bool] = lambda: False,
 ) -> tuple[Metrics, tuple[Any, Any]]:
   """Accumulates the metrics of a split and keeps its first batch for pictures.
 
@@ -35,15 +38,21 @@ def evaluate(
     mesh: device mesh that the batches are sharded over.
     dataset: dataset whose emotion head is used.
     step: number of training steps done, for the schedules of the loss terms.
+    stop: called before each batch; True interrupts the evaluation.
 
   Returns:
     (metrics of the whole split, (outputs, batch) of the first batch).
+
+  Raises:
+    Stopped: if `stop` says so.
   """
   metrics, first = None, None
   step_array = jax.device_put(
       jnp.asarray(step, jnp.int32), sharding.replicated(mesh)
   )
   for batch in batches:
+    if stop():
+      raise Stopped(f'in an evaluation at step {step}')
     new, outputs, batch = eval_step(
         variables, sharding.put_batch(batch, mesh), step_array, dataset
     )
@@ -102,6 +111,7 @@ def evaluate_split(
         mesh=run.mesh,
         dataset=name,
         step=step,
+        stop=run.stop.given,
     )
     results[name] = metrics.compute(run.classes[name])
     if config.eval.pictures and jax.process_count() == 1:
@@ -154,19 +164,21 @@ def report(run: Run) -> None:
 
   Raises:
     FileNotFoundError: if the run has no checkpoint.
+    ValueError: if it is damaged, or for other classes than the data have.
+    Stopped: if the run was asked to stop.
   """
   step = run.checkpoints.best_step()
   if step is None:
     raise FileNotFoundError(f'no checkpoint in {run.checkpoints.directory}')
+  weights.check_classes(run.workdir, run.classes)
   state, _ = run.checkpoints.restore(run.target, step)
   run.check_cached_features(state)
   variables = state.variables(averaged=True)
   with writer_lib.Writer(run.workdir, resume_step=None) as writer:
     results = _report(run, variables, step, writer)
   if jax.process_index() == 0:
-    (run.workdir / 'results.json').write_text(
-        json.dumps({'step': step, **results}, indent=2) + '\n'
-    )
+    text = json.dumps({'step': step, **results}, indent=2) + '\n'
+    workdir_lib.write(run.workdir / 'results.json', text)
 
 
 def _report(

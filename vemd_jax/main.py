@@ -2,11 +2,14 @@ r"""Trains and evaluates a recipe.
 
   python -m vemd_jax.main --config=configs/group_scenes.py --workdir=RUN
 
-The same command resumes an interrupted run. A recipe's options follow a colon
-(configs/folder.py:tiny,ve_md), and every value of the config can be overridden:
---config.optim.learning_rate=3e-4.
+The same command resumes an interrupted run. On SIGTERM or SIGINT the run saves a
+checkpoint and exits with code 75.
+
+A recipe's options follow a colon (configs/folder.py:tiny,ve_md), and every value
+of the config can be overridden: --config.optim.learning_rate=3e-4.
 """
 
+import contextlib
 import logging as logging_lib
 import sys
 import traceback
@@ -17,7 +20,7 @@ from etils import epath
 from ml_collections import config_flags
 
 from vemd_jax import config as config_lib
-from vemd_jax import devices, train
+from vemd_jax import devices, stopping, train
 
 _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'A recipe, such as configs/folder.py:tiny.'
@@ -47,22 +50,54 @@ def main(argv: list[str]) -> None:
       (config.batch_size, config.eval.batch_size),
       config.mesh.fsdp,
       _DISTRIBUTED.value,
+      config.deterministic,
   )
   logging.set_verbosity(logging.INFO)
   logging.get_absl_handler().addFilter(_ours)
   logging.info('Devices: %s', jax.devices())
   try:
     train.train_and_evaluate(config, workdir)
-  except (ValueError, OSError, FloatingPointError) as error:
-    # The message is one line; the traceback goes to a file.
-    workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / 'traceback.txt').write_text(traceback.format_exc())
-    line = ' '.join(str(error).split())
-    sys.exit(f'error: {line} (traceback in {workdir / "traceback.txt"})')
+  except stopping.Stopped as stopped:
+    print(
+        f'Stopped {stopped}; the same command resumes the run',
+        file=sys.stderr,
+    )
+    sys.exit(stopping.EXIT_CODE)
+  except (ValueError, FloatingPointError) as error:
+    sys.exit(_one_line(error, workdir))
+  except OSError as error:
+    # Exits immediately, as background threads of a failed save would print
+    # more after this line.
+    print(_one_line(error, workdir), file=sys.stderr, flush=True)
+    stopping.end_now(1)
+  except jax.errors.JaxRuntimeError as error:
+    if jax.process_count() == 1 or 'RESOURCE_EXHAUSTED' in str(error):
+      raise
+    # Another process has ended. A normal exit would wait for it.
+    print(
+        _one_line(error, workdir)
+        + '; another process of the run has ended; the same command on all '
+        'processes resumes the run from the last checkpoint',
+        file=sys.stderr,
+        flush=True,
+    )
+    stopping.end_now(stopping.EXIT_CODE)
+
+
+def _one_line(error: Exception, workdir: epath.Path) -> str:
+  """The message in one line; the traceback is written to a file."""
+  where = ''
+  with contextlib.suppress(OSError):
+    path = workdir / 'traceback.txt'
+    path.write_text(traceback.format_exc())
+    where = f' (traceback in {path})'
+  return f'error: {" ".join(str(error).split())}{where}'
 
 
 def _ours(record) -> bool:
   """Drops log records of other libraries below the level ERROR."""
+  if 'orbax' in record.pathname:  # Its errors are raised and reported.
+    return False
   return 'vemd_jax' in record.pathname or record.levelno >= logging_lib.ERROR
 
 

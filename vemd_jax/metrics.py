@@ -6,8 +6,10 @@ host, so results do not depend on the batch size. (The exception is an MMD term,
 which compares the samples of a batch with each other.)
 """
 
+import dataclasses
 import operator
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import flax.struct
 import jax
@@ -138,6 +140,34 @@ class Metrics:
   def merge(self, other: 'Metrics') -> 'Metrics':
     """Adds the sums of two sets of batches."""
     return jax.tree.map(operator.add, self, other)
+
+  def plain(self) -> dict[str, Any]:
+    """The sums as JSON; `from_plain` restores the same bits."""
+    return jax.tree.map(
+        lambda x: np.asarray(x).tolist(), dataclasses.asdict(self)
+    )
+
+  @classmethod
+  def from_plain(cls, plain: Mapping[str, Any]) -> 'Metrics':
+    """Restores the metrics from `plain`, as float32 NumPy arrays."""
+
+    def array(x):
+      return None if x is None else np.asarray(x, np.float32)
+
+    def arrays(named):
+      return {k: tuple(map(array, v)) for k, v in named.items()}
+
+    return cls(
+        terms=arrays(plain['terms']),
+        examples=array(plain['examples']),
+        confusion=array(plain['confusion']),
+        multi_label=array(plain['multi_label']),
+        heatmaps=arrays(plain['heatmaps']),
+        queries={
+            part: Queries(**{k: array(v) for k, v in sums.items()})
+            for part, sums in plain['queries'].items()
+        },
+    )
 
   def reduce(self) -> 'Metrics':
     """Sums over a leading axis, e.g. of `jax.lax.scan`."""

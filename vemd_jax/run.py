@@ -15,7 +15,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vemd_jax import checkpoint, losses, optim, sharding
+from vemd_jax import checkpoint, guard, losses, optim, sharding, stopping
 from vemd_jax import config as config_lib
 from vemd_jax import phases as phases_lib
 from vemd_jax import rng as rng_lib
@@ -45,6 +45,7 @@ class Run:
     create: creates an initial state, sharded over the mesh.
     target: shapes, dtypes and shardings of the state.
     checkpoints: checkpoints of the workdir.
+    stop: tells whether the run was asked to stop.
     last_evaluation: (step, split, metrics) of the last split evaluated.
   """
 
@@ -61,6 +62,7 @@ class Run:
   create: Callable[[], TrainState]
   target: TrainState
   checkpoints: checkpoint.Checkpoints
+  stop: stopping.Stop = dataclasses.field(default_factory=stopping.Stop)
   last_evaluation: tuple[int, str, dict[str, Any]] | None = None
 
   @property
@@ -205,6 +207,7 @@ def set_up(config: ConfigDict, workdir: epath.Path) -> Run:
       ema=config.optim.ema_decay > 0,
       groups=tuple(datasets) if config.optim.per_dataset else ('all',),
       frozen_dtype=layers.compute_dtype(config.model.dtype),
+      guard=guard.initial(config.faults, datasets),
   )
   # A batch of any dataset works: initialization creates the heads of all.
   example = step_lib.example_batch(next(iter(datasets.values())))
@@ -229,6 +232,7 @@ def set_up(config: ConfigDict, workdir: epath.Path) -> Run:
       sigma=config.data.sigma,
       accumulation=config.optim.accumulation,
       ema_decay=config.optim.ema_decay,
+      faults=config.faults,
   )
   return Run(
       config=config,

@@ -24,6 +24,7 @@ class TrainState:
     ema: moving average of `params`, or {} if there is none.
     opt_state: optimizer state by dataset name if each dataset has its own, else
       under 'all'.
+    guard: state of `vemd_jax.guard`, or {} if there is none.
   """
 
   step: jax.Array
@@ -32,6 +33,7 @@ class TrainState:
   batch_stats: Any
   ema: Any
   opt_state: Any
+  guard: Any
 
   def variables(self, averaged: bool = False) -> dict[str, Any]:
     """Variables for `model.apply`.
@@ -75,6 +77,7 @@ def create(
     ema: bool = False,
     groups: tuple[str, ...] = ('all',),
     frozen_dtype: str = 'float32',
+    guard: Any = None,
 ) -> TrainState:
   """Creates the initial state; pure, so that it can be traced and sharded.
 
@@ -88,6 +91,7 @@ def create(
     groups: names of the optimizer states.
     frozen_dtype: dtype of the frozen matrices. Layers cast them to the compute
       dtype anyway, so storing them in it does not change results.
+    guard: initial value of `guard`.
 
   Returns:
     The state at step 0.
@@ -111,4 +115,5 @@ def create(
       # donated twice.
       ema=jax.tree.map(jnp.copy, params) if ema else {},
       opt_state={group: optimizer.init(params) for group in groups},
+      guard=guard or {},
   )

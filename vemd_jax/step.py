@@ -10,7 +10,7 @@ import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from vemd_jax import losses, rng, skeletons
+from vemd_jax import guard, losses, rng, skeletons
 from vemd_jax import phases as phases_lib
 from vemd_jax.data import heatmaps
 from vemd_jax.metrics import Metrics
@@ -83,6 +83,7 @@ def make_train_step(
     sigma: float = 1.0,
     accumulation: int = 1,
     ema_decay: float = 0.0,
+    faults: ConfigDict | None = None,
 ) -> Callable[..., tuple[TrainState, Metrics, dict[str, jax.Array]]]:
   """Builds the training step.
 
@@ -97,6 +98,7 @@ def make_train_step(
     ema_decay: decay of the moving average, warmed up as
       min(ema_decay, (1 + step) / (10 + step)), the step counted from the start
       of the phase; 0 if the state has none.
+    faults: `config.faults`, see `guard.judge`; None judges nothing.
 
   Returns:
     `(state, batch, dataset) -> (state, metrics, scalars)`; `dataset` is static.
@@ -180,14 +182,15 @@ def make_train_step(
         'param_norm': optax.tree.norm(params),
         'update_norm': optax.tree.norm(updates),
     }
-    state = state.replace(
+    new = state.replace(
         step=state.step + 1,
         params=params,
         batch_stats=stats,
         ema=ema,
         opt_state={**state.opt_state, group: opt_state},
     )
-    return state, metrics, scalars
+    restart = phases_lib.since_start(phases, state.step) == 0
+    return guard.judge(faults, state, new, metrics, scalars, dataset, restart)
 
   return train_step
 

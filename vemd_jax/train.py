@@ -8,26 +8,28 @@ so that a checkpoint stores the position of the batch that its state consumes
 next.
 """
 
+import collections
 import contextlib
 import functools
 import json
-import signal
 from collections.abc import Iterator
 from typing import Any
 
 import jax
-import numpy as np
 from absl import logging
 from clu import parameter_overview
 from etils import epath
 from ml_collections import ConfigDict
 
 from vemd_jax import config as config_lib
-from vemd_jax import evaluate, optim, phases, sharding, weights
+from vemd_jax import evaluate, guard, optim, phases, sharding, weights
+from vemd_jax import workdir as workdir_lib
 from vemd_jax import writer as writer_lib
 from vemd_jax.data import pipeline
 from vemd_jax.run import Run, set_up
 from vemd_jax.state import TrainState
+from vemd_jax.stopping import Stop, Stopped
+from vemd_jax.window import Window
 
 
 def train_and_evaluate(config: ConfigDict, workdir: epath.PathLike) -> None:
@@ -41,25 +43,70 @@ def train_and_evaluate(config: ConfigDict, workdir: epath.PathLike) -> None:
   Raises:
     ValueError: if the config, the data or a checkpoint is invalid; names the
       key, the file or the array.
-    FloatingPointError: if the loss is not finite; names the step.
+    FloatingPointError: if `config.faults` stops the run; names the step.
+    Stopped: if a signal has stopped the run; a checkpoint has been saved.
   """
-  run = set_up(config, epath.Path(workdir))
-  finished = True
-  if config.mode != 'evaluate':
-    finished = train(run)
-  if config.mode != 'train' and finished:
-    evaluate.report(run)
-  run.checkpoints.close()
+  workdir = epath.Path(workdir)
+  with _locked(workdir), Stop() as stop:
+    run = set_up(config, workdir)
+    run.stop = stop
+    if run.checkpoints.latest_step() is not None:
+      config_lib.check_same(config, workdir)
+    if config.mode != 'evaluate':
+      train(run)
+    if config.mode != 'train':
+      evaluate.report(run)
+    run.checkpoints.close()
 
 
-def train(run: Run) -> bool:
-  """Trains to the last step, or until the run is preempted.
+def _locked(workdir: epath.Path) -> contextlib.AbstractContextManager:
+  if jax.process_index() == 0:
+    return workdir_lib.lock(workdir)
+  return contextlib.nullcontext()
+
+
+def train(run: Run) -> None:
+  """Trains to the last step.
 
   Args:
     run: the run, from `set_up`.
 
-  Returns:
-    Whether the last step was reached.
+  Raises:
+    FloatingPointError: if `config.faults` stops the run; names the step.
+    Stopped: if a signal has stopped the run; a checkpoint has been saved.
+  """
+  limit = run.config.faults.limit
+  skipped, returns = None, collections.Counter()
+  while True:
+    try:
+      return _resume(run, skipped)
+    except FloatingPointError:
+      run.checkpoints.wait()
+      raise
+    except guard.Rewind as fault:
+      run.checkpoints.wait()
+      start = run.checkpoints.latest_step() or 0
+      returns[start] += 1
+      if returns[start] > limit:
+        raise FloatingPointError(
+            f'the run has returned to step {start} {limit} times, the most '
+            f'that config.faults.limit allows; the last fault was at step '
+            f'{fault.step}'
+        ) from fault
+      skipped = fault.batch + 1 - start
+      logging.warning(
+          'Returning to step %d, and to the data after batch %d',
+          start, fault.batch,
+      )  # fmt: skip
+
+
+def _resume(run: Run, skipped: int | None) -> None:
+  """Trains from the last checkpoint, or from step 0 if there is none.
+
+  Args:
+    run: the run.
+    skipped: number of batches that the data are ahead of the step; None takes
+      it from the checkpoint.
   """
   config = run.config
   state, position = weights.initialise(
@@ -72,50 +119,73 @@ def train(run: Run) -> bool:
   run.check_cached_features(state)
   start = int(state.step)
   _check_position(run, position)
-  if start >= run.steps:
+  stored = {'skipped': 0, 'evaluated': True, **(position or {})}
+  if skipped is not None:
+    stored['skipped'] = skipped
+  if start >= run.steps and stored['evaluated']:
     logging.info('Training is complete: step %d of %d', start, run.steps)
-    return True
+    return
 
-  with writer_lib.Writer(run.workdir, resume_step=start) as writer:
+  with (
+      writer_lib.Writer(run.workdir, start, stored['evaluated']) as writer,
+      contextlib.closing(_train_batches(run, start + stored['skipped'])) as data,
+  ):
     if jax.process_index() == 0:
       config_lib.save(config, run.workdir / 'config.json')
       text = json.dumps(run.classes) + '\n'
-      (run.workdir / 'classes.json').write_text(text)
+      workdir_lib.write(run.workdir / 'classes.json', text)
     writer.setup(config.to_dict(), writer_lib.versions())
     _describe_parameters(run, state)
     if len(run.phases) > 1:
       for line in phases.describe(run.phases):
         logging.info('%s', line)
-    return _loop(run, state, start, writer)
+    _loop(run, state, data, stored, writer)
 
 
 def _loop(
-    run: Run, state: TrainState, start: int, writer: writer_lib.Writer
-) -> bool:
+    run: Run,
+    state: TrainState,
+    data: Iterator,
+    stored: dict[str, Any],
+    writer: writer_lib.Writer,
+) -> None:
   """The training loop; see the module docstring for the order of its steps."""
-  config = run.config
-  batches = _train_batches(run, start)
+  config, start = run.config, int(state.step)
   clock = writer_lib.Clock(run.steps, config.batch_size, start)
-  window = _Window()
-  stop = _StopSignal()
+  names = functools.partial(pipeline.sample_names, **_data_order(run))
+  window = Window(config.faults, run.classes, stored, names)
 
-  for step in range(start, run.steps):
-    if step > start:
-      preempted = stop.given or run.checkpoints.reached_preemption(step)
-      due = config.eval.every and step % config.eval.every == 0
-      if due or preempted or step % config.checkpoint.every == 0:
+  for step in range(start, run.steps + 1):
+    stopping = run.stop.at_step(step)
+    every = config.eval.every
+    due = step == run.steps or (every > 0 and step % every == 0)
+    repeated = step == start and not stored['evaluated']
+    if step > start or repeated:
+      if due or stopping or step % config.checkpoint.every == 0:
         with clock.pause():
           window.check()
-          metrics = evaluate.validate(run, state, writer) if due else None
-          _save(run, state, metrics)
-      if preempted:
-        logging.warning('Preempted: saved a checkpoint at step %d', step)
-        run.checkpoints.wait()
-        return False
+          metrics = None
+          if due and not stopping:
+            try:
+              metrics = evaluate.validate(run, state, writer)
+            except Stopped:
+              stopping = True
+          progress = {
+              **window.plain(),
+              'skipped': stored['skipped'],
+              # An interrupted evaluation is repeated when the run is resumed.
+              'evaluated': metrics is not None or not due,
+          }
+          _save(run, state, progress, metrics, repeated)
+    if stopping:
+      run.checkpoints.wait()
+      raise Stopped(f'at step {step} of {run.steps}')
+    if step == run.steps:
+      break
 
     with jax.profiler.StepTraceAnnotation('train', step_num=step):
-      name, batch = next(batches)
-      _check_readable(window, batch, run.datasets[name])
+      name, batch = next(data)
+      window.check_readable(batch, run.datasets[name])
       batch = sharding.put_batch(batch, run.mesh)
       with jax.transfer_guard('disallow'):
         state, metrics, scalars = run.train_step(state, batch, dataset=name)
@@ -124,7 +194,8 @@ def _loop(
 
     done = step + 1
     if done % config.log_every == 0 or done == run.steps:
-      scalars = window.compute(run)
+      run.checkpoints.check()
+      scalars = window.compute()
       rates = clock.report(done)
       writer.scalars(
           done,
@@ -138,21 +209,23 @@ def _loop(
           },
       )
       writer.progress(done, run.steps, scalars, rates)
-
-  metrics = evaluate.validate(run, state, writer)
-  _save(run, state, metrics)
   run.checkpoints.wait()
-  return True
 
 
 def _save(
-    run: Run, state: TrainState, metrics: dict[str, Any] | None
+    run: Run,
+    state: TrainState,
+    progress: dict[str, Any],
+    metrics: dict[str, Any] | None,
+    repeated: bool,
 ) -> None:
   # The best checkpoint is chosen within the last phase: of other phases the
   # loss is another one, and the metrics are not yet those that count.
   if int(state.step) <= run.phases[-1].start:
     metrics = None
-  run.checkpoints.save(state, _position(run), metrics)
+  run.checkpoints.save(
+      state, {**_position(run), **progress}, metrics, replace=repeated
+  )
 
 
 def _describe_parameters(run: Run, state: TrainState) -> None:
@@ -170,14 +243,18 @@ def _describe_parameters(run: Run, state: TrainState) -> None:
 
 
 def _train_batches(run: Run, start: int) -> Iterator:
-  return pipeline.train_batches(
-      run.datasets,
-      run.config.batch_size // jax.process_count(),
-      seed=run.config.seed,
-      start_step=start,
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
-  )
+  return pipeline.train_batches(**_data_order(run), start_step=start)
+
+
+def _data_order(run: Run) -> dict[str, Any]:
+  """The arguments that determine which samples a batch has."""
+  return {
+      'datasets': run.datasets,
+      'batch_size': run.config.batch_size // jax.process_count(),
+      'seed': run.config.seed,
+      'process_index': jax.process_index(),
+      'process_count': jax.process_count(),
+  }
 
 
 def _position(run: Run) -> dict[str, Any]:
@@ -199,74 +276,6 @@ def _check_position(run: Run, position: dict[str, Any] | None) -> None:
           f'the run was started with {key} {position[key]}, now it is {now}; '
           'it cannot be resumed with the same order of the data'
       )
-
-
-class _Window:
-  """Metrics accumulated since the last progress line."""
-
-  def __init__(self):
-    self._metrics, self._steps = {}, []
-    self.unreadable, self.read = 0, 0
-
-  def add(self, step: int, name: str, metrics, scalars) -> None:
-    self._metrics.setdefault(name, []).append(metrics)
-    self._steps.append((step, name, scalars))
-
-  def check(self) -> None:
-    """Raises FloatingPointError if a scalar in the window is not finite."""
-    for step, name, scalars in jax.device_get(self._steps):
-      if not all(np.isfinite(value) for value in scalars.values()):
-        values = ', '.join(f'{k} {v}' for k, v in scalars.items())
-        raise FloatingPointError(
-            f'not finite at step {step}, dataset {name}: {values}; the last '
-            'checkpoint is from an earlier step'
-        )
-
-  def compute(self, run: Run) -> dict[str, Any]:
-    """Computes the metrics of the window and resets it."""
-    self.check()
-    # Summed on the host, which avoids dispatching many tiny device operations.
-    result = evaluate.join({
-        name: functools.reduce(
-            lambda a, b: a.merge(b), jax.device_get(metrics)
-        ).compute(run.classes[name])
-        for name, metrics in self._metrics.items()
-    })
-    last = jax.device_get(self._steps[-1][2])
-    result.update({k: float(v) for k, v in last.items() if k != 'loss'})
-    self._metrics, self._steps = {}, []
-    return result
-
-
-def _check_readable(window: _Window, batch: dict, data: ConfigDict) -> None:
-  """Counts unreadable samples; raises if their share is too large."""
-  unreadable = batch.pop('unreadable', None)
-  if unreadable is None:
-    return
-  window.unreadable += int(unreadable.sum())
-  window.read += len(unreadable)
-  # The share of the first few samples is too noisy to act on.
-  if window.unreadable > data.max_unreadable * max(window.read, 100):
-    raise ValueError(
-        f'{window.unreadable} of {window.read} samples of {data.name} could '
-        f'not be read, more than config.data.max_unreadable = '
-        f'{data.max_unreadable} allows; the log names them'
-    )
-
-
-class _StopSignal:
-  """Records SIGTERM, so that the loop can save a checkpoint and stop."""
-
-  def __init__(self):
-    self.given = False
-    # With jax.distributed, JAX's preemption service handles the signal and
-    # synchronizes the step over processes.
-    if jax.process_count() == 1:
-      with contextlib.suppress(ValueError):  # Not in the main thread.
-        signal.signal(signal.SIGTERM, self._note)
-
-  def _note(self, *_) -> None:
-    self.given = True
 
 
 def _profile(run: Run, step: int) -> None:

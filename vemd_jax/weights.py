@@ -89,7 +89,8 @@ def restore_step(
   checkpoints, step = open_run(workdir, which)
   model = checkpoints.restore_model(step)
   checkpoints.close()
-  return TrainState(**model, opt_state={}).variables(averaged=True), step
+  state = TrainState(**model, opt_state={}, guard={})
+  return state.variables(averaged=True), step
 
 
 def load_weights(
@@ -199,19 +200,45 @@ def _left_out(have: Mapping[str, Any], want: Mapping[str, Any]) -> set[str]:
   return result
 
 
+def _other_classes(path: epath.PathLike, classes: Mapping) -> dict[str, list]:
+  """The stored class names of datasets whose names or order have changed."""
+  file = epath.Path(path) / 'classes.json'
+  if not file.exists():
+    return {}
+  stored = json.loads(file.read_text())
+  return {
+      name: stored[name]
+      for name, names in classes.items()
+      if name in stored and list(stored[name]) != list(names)
+  }
+
+
+def check_classes(
+    workdir: epath.PathLike, classes: Mapping[str, Sequence[str]]
+) -> None:
+  """Compares the classes of a run, and their order, with those of the data.
+
+  Args:
+    workdir: output folder of the run.
+    classes: class names of the data, by dataset name.
+
+  Raises:
+    ValueError: if they differ; names the dataset and both lists.
+  """
+  for name, stored in _other_classes(workdir, classes).items():
+    raise ValueError(
+        f'{name}: the checkpoints of {workdir} have the classes '
+        f'{", ".join(stored)}, in this order, and the data '
+        f'{", ".join(classes[name])}; expected config.data.classes='
+        f'{tuple(stored)}'
+    )
+
+
 def _of_other_classes(
     path: epath.PathLike, have: Mapping[str, Any], classes: Mapping
 ) -> set[str]:
   """Heads of a run in which the dataset had other classes or another order."""
-  file = epath.Path(path) / 'classes.json'
-  if not file.exists():
-    return set()
-  stored = json.loads(file.read_text())
-  other = {
-      name
-      for name, names in classes.items()
-      if name in stored and list(stored[name]) != list(names)
-  }
+  other = _other_classes(path, classes)
   return {
       module
       for module in {key.split('/')[0] for key in have}
@@ -229,7 +256,7 @@ def initialise(
 ) -> tuple[TrainState, dict | None]:
   """Restores or initializes the state, from the first of these that applies.
 
-  1. the last checkpoint in the run's own workdir;
+  1. the last undamaged checkpoint in the run's own workdir;
   2. `config.checkpoint.resume`: the last checkpoint of another run, with
      optimizer state and step;
   3. `config.checkpoint.init_from`: weights, loaded path by path;
@@ -247,23 +274,30 @@ def initialise(
 
   Raises:
     FileNotFoundError: if `resume` or `init_from` names a missing path.
-    ValueError: if weights do not match the model, or `init_from` has no weights
-      for frozen arrays.
+    ValueError: if weights do not match the model, `init_from` has no weights
+      for frozen arrays, or all checkpoints of the workdir are damaged.
   """
-  if checkpoints.latest_step() is not None:
-    state, data = checkpoints.restore(target)
+  step = checkpoints.last_good_step(set_aside=True)
+  if step is not None:
+    check_classes(checkpoints.directory.parent, classes)
+    state, data = checkpoints.restore(target, step)
     logging.info('Resuming from step %d', int(state.step))
     return state, data
   if settings.resume:
-    other = Checkpoints(epath.Path(settings.resume).absolute(), settings)
-    if other.latest_step() is None:
+    other = Checkpoints(
+        epath.Path(settings.resume).absolute(), settings, read_only=True
+    )
+    step = other.last_good_step()
+    if step is None:
       raise FileNotFoundError(
           f'config.checkpoint.resume: no checkpoint in {other.directory}'
       )
-    state, data = other.restore(target)
+    check_classes(settings.resume, classes)
+    state, data = other.restore(target, step)
     other.close()
     logging.info('Resuming from %s', settings.resume)
     return state, data
+  logging.info('No checkpoint in %s: starting anew', checkpoints.directory)
   state = fresh = create()
   for path in settings.init_from:
     state = load_weights(state, path, classes)

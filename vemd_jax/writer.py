@@ -26,6 +26,7 @@ from tensorboardX import record_writer, summary
 from tensorboardX.proto import event_pb2
 
 import vemd_jax
+from vemd_jax import workdir as workdir_lib
 
 _LIBRARIES = (
     'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy',
@@ -35,7 +36,12 @@ _LIBRARIES = (
 class Writer:
   """Writes scalars, pictures and text of one run to its workdir."""
 
-  def __init__(self, workdir: epath.PathLike, resume_step: int | None = 0):
+  def __init__(
+      self,
+      workdir: epath.PathLike,
+      resume_step: int | None = 0,
+      evaluated: bool = True,
+  ):
     """Opens the files of a run.
 
     Args:
@@ -44,6 +50,8 @@ class Writer:
         deleted, since they will be written again; 0 deletes all. None keeps
         them, for the evaluation of a finished run, whose metrics then replace
         those of the same step and split.
+      evaluated: False if the evaluation at `resume_step` was interrupted and
+        will be repeated; its metrics are then deleted, too.
     """
     self.workdir = epath.Path(workdir)
     self._active = jax.process_index() == 0
@@ -56,7 +64,11 @@ class Writer:
       _keep_lines(self._metrics, lambda line: True)
     else:
       last = resume_step if resume_step else -1
-      _keep_lines(self._metrics, lambda line: line['step'] <= last)
+      _keep_lines(
+          self._metrics,
+          lambda line: line['step'] < last + (line['split'] == 'train')
+          or (evaluated and line['step'] == last),
+      )
     self._board = _Board(self.workdir / 'tensorboard')
     if resume_step is not None:
       # TensorBoard discards events from this step on, also of earlier files.
@@ -75,7 +87,7 @@ class Writer:
     if not self._active:
       return
     text = json.dumps(dict(versions), indent=2)
-    (self.workdir / 'versions.json').write_text(text + '\n')
+    workdir_lib.write(self.workdir / 'versions.json', text + '\n')
     for tag, value in ('config', config), ('versions', versions):
       indented = json.dumps(value, indent=2).replace('\n', '\n    ')
       self._board.add(0, summary=summary.text(tag, '    ' + indented))
@@ -104,7 +116,7 @@ class Writer:
     line = {**key, **_finite(metrics)}
     if self._replace:
       _keep_lines(self._metrics, lambda line: not key.items() <= line.items())
-    _append(self._metrics, json.dumps(line, allow_nan=False) + '\n')
+    workdir_lib.append(self._metrics, json.dumps(line, allow_nan=False) + '\n')
     for tag, value in _numbers(split, metrics):
       self._board.add(step, summary=summary.scalar(tag, value))
     self._board.flush()
@@ -125,10 +137,7 @@ class Writer:
       image = summary.image(name, picture, dataformats='HWC')
       self._board.add(step, summary=image)
       png = cv2.imencode('.png', picture[..., ::-1])[1].tobytes()
-      path = folder / (name.replace('/', '_') + '.png')
-      part = path.with_name(path.name + '.part')
-      part.write_bytes(png)
-      part.replace(path)
+      workdir_lib.write(folder / (name.replace('/', '_') + '.png'), png)
     self._board.flush()
 
   def progress(
@@ -389,14 +398,6 @@ class _Board:
     self._records.close()
 
 
-def _append(path: epath.Path, text: str) -> None:
-  if '://' in str(path):  # Objects in a bucket cannot be appended to.
-    path.write_text((path.read_text() if path.exists() else '') + text)
-    return
-  with path.open('a') as f:
-    f.write(text)
-
-
 def _keep_lines(path: epath.Path, wanted: Callable[[dict], bool]) -> None:
   """Rewrites metrics.jsonl with the complete lines that `wanted` accepts."""
   if not path.exists():
@@ -409,9 +410,7 @@ def _keep_lines(path: epath.Path, wanted: Callable[[dict], bool]) -> None:
       continue  # Truncated when a run was killed.
     if wanted(line):
       kept.append(text + '\n')
-  part = path.with_name(path.name + '.part')
-  part.write_text(''.join(kept))
-  part.replace(path)
+  workdir_lib.write(path, ''.join(kept))
 
 
 def _plain(value: Any) -> Any:

@@ -14,7 +14,7 @@ from vemd_jax.config.defaults import (
     loss,
     metric,
 )
-from vemd_jax.config.files import load, save
+from vemd_jax.config.files import check_same, load, save
 from vemd_jax.config.options import (
     DECODERS,
     VARIANTS,
@@ -30,6 +30,7 @@ __all__ = [
     'VARIANTS',
     'active_losses',
     'check',
+    'check_same',
     'datasets',
     'default',
     'finish',

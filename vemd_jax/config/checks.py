@@ -5,7 +5,7 @@ import sys
 
 from ml_collections import ConfigDict
 
-from vemd_jax import import_path, optim, phases
+from vemd_jax import guard, import_path, optim, phases
 from vemd_jax.config.options import DECODERS, VARIANTS
 from vemd_jax.data import sources
 from vemd_jax.models import layers
@@ -119,6 +119,8 @@ def check(config: ConfigDict) -> None:
       'data.empty_annotation': ('mask', 'nobody'),
       'optim.name': tuple(optim.OPTIMIZERS),
       'checkpoint.best_mode': ('auto', 'max', 'min'),
+      'faults.not_finite': guard.ACTIONS,
+      'faults.spike': ('ignore', *guard.ACTIONS),
       'optim.schedule': ('constant', 'cosine', 'linear'),
   }
   for key, allowed in choices.items():
@@ -135,12 +137,23 @@ def check(config: ConfigDict) -> None:
   for key in (
       'batch_size', 'eval.batch_size', 'data.frames', 'data.max_people',
       'data.image_size', 'optim.accumulation', 'log_every', 'checkpoint.every',
-      'checkpoint.keep_latest',
+      'faults.limit',
   ):  # fmt: skip
     if _get(config, key) < 1:
       raise ValueError(
           f'config.{key} is {_get(config, key)}, expected 1 or more'
       )
+  if config.checkpoint.keep_latest < 2:
+    raise ValueError(
+        f'config.checkpoint.keep_latest is {config.checkpoint.keep_latest}, '
+        'expected 2 or more, since a damaged checkpoint is replaced by the '
+        'previous one'
+    )
+  if config.faults.spike_factor <= 1:
+    raise ValueError(
+        f'config.faults.spike_factor is {config.faults.spike_factor}, expected '
+        'more than 1, since it is a multiple of the running mean of the loss'
+    )
   if (
       config.model.vit.name == 'clip_vit_l_14'
       and config.model.variant != 'vit'

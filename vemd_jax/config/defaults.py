@@ -252,7 +252,8 @@ def default() -> ConfigDict:
   config.checkpoint = ConfigDict({
       # Steps between checkpoints; every evaluation also saves one.
       'every': 500,
-      'keep_latest': 1,
+      # At least 2, since a damaged checkpoint is replaced by the previous one.
+      'keep_latest': 2,
       'keep_best': 1,
       'best_metric': 'accuracy',
       # max | min | auto (min for the loss and squared errors, else max).
@@ -264,6 +265,20 @@ def default() -> ConfigDict:
       'init_from': (),
   })
 
+  config.faults = ConfigDict({
+      # Reaction to a loss or gradient that is not finite: stop (the run),
+      # skip (the update), or rewind (resume from the last checkpoint with
+      # the data after this batch).
+      'not_finite': 'stop',
+      # Reaction to a loss above spike_factor times the running mean of its
+      # dataset: ignore, stop, skip or rewind.
+      'spike': 'ignore',
+      'spike_factor': 3.0,
+      # Skipped updates in a row, or rewinds to the same checkpoint, after
+      # which the run stops.
+      'limit': 10,
+  })
+
   config.eval = ConfigDict({
       # Steps between evaluations; 0 evaluates only at the end.
       'every': 500,
@@ -273,6 +288,8 @@ def default() -> ConfigDict:
   })
   # Steps between progress lines.
   config.log_every = 20
+  # Makes XLA use deterministic kernels on a GPU, which are slower.
+  config.deterministic = False
   # First step and number of steps to profile; 0 steps disable the profiler.
   config.profile = ConfigDict({'start': 0, 'steps': 0})
   return config

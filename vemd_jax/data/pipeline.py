@@ -11,9 +11,13 @@ random (the reference draws the dataset of each batch until all are exhausted).
 """
 
 import math
+import multiprocessing
+import os
+import signal
 import sys
+import threading
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import grain
 import numpy as np
@@ -144,6 +148,41 @@ def train_batches(
     yield names[which], batch
 
 
+def sample_names(
+    step: int,
+    datasets: Mapping[str, Settings],
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> list[str]:
+  """Names of the samples in a batch of `train_batches`; decodes nothing.
+
+  Args:
+    step: number of the batch.
+    datasets: datasets of the run, see `train_batches`, as are the others.
+    batch_size: batch size of this process.
+    seed: seed of the run.
+    process_index: index of this process.
+    process_count: number of processes.
+
+  Returns:
+    The file of each sample; its index if the source has no file names.
+  """
+  sources = {n: make_source(data, 'train') for n, data in datasets.items()}
+  streams = [
+      _shuffled(
+          range(len(source)), name, seed, process_index, process_count
+      ).batch(batch_size)
+      for name, source in sources.items()
+  ]
+  counts = batches_per_epoch(datasets, batch_size, process_count)
+  mixture = _Mixture(streams, [counts[name] for name in datasets], seed)
+  which, indices = mixture[step]
+  files = getattr(list(sources.values())[which], 'files', None)
+  return [str(i) if files is None else files[i] for i in indices]
+
+
 def _stream(
     name: str,
     data: Settings,
@@ -158,15 +197,26 @@ def _stream(
     raise ValueError(
         f'{name}: {len(source)} training samples for {process_count} processes'
     )
+  read = _shuffled(source, name, seed, process_index, process_count)
+  read = read.random_map(make_transform(data, train=True))
+  return read.batch(batch_size)
+
+
+def _shuffled(
+    elements: Sequence,
+    name: str,
+    seed: int,
+    process_index: int,
+    process_count: int,
+) -> grain.MapDataset:
+  """The share of one process of a dataset, shuffled anew in each epoch."""
   entropy = (seed, zlib.crc32(name.encode()), process_index)
   own_seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
-  read = grain.MapDataset.source(source)
+  read = grain.MapDataset.source(elements)
   if process_count > 1:
     read = read[process_index::process_count]
   # Repeat before batching, since a split may be smaller than a batch.
-  read = read.seed(own_seed).shuffle().repeat()
-  read = read.random_map(make_transform(data, train=True))
-  return read.batch(batch_size)
+  return read.seed(own_seed).shuffle().repeat()
 
 
 class _Mixture:
@@ -215,12 +265,37 @@ def _iterate(read: grain.MapDataset, threads: int, workers: int) -> Iterator:
   if workers:
     if not flags.FLAGS.is_parsed():
       flags.FLAGS.mark_as_parsed()
-    read = read.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    read = read.mp_prefetch(
+        grain.MultiprocessingOptions(num_workers=workers), _set_up_worker
+    )
   iterator = iter(read)
   try:
     yield from iterator
+  except RuntimeError as error:
+    if 'terminated unexpectedly' not in str(error):
+      raise
+    raise OSError(
+        'a data worker process was killed, possibly because memory ran out; '
+        'try a smaller config.data.num_workers'
+    ) from error
   finally:
     iterator.close()
+
+
+def _set_up_worker(index: int, count: int) -> None:
+  """Makes a worker ignore signals and end with its parent process."""
+  del index, count
+  # Ctrl-C and Slurm also signal the workers, which the run needs until it has
+  # saved its checkpoint.
+  for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
+  parent = multiprocessing.parent_process()
+
+  def follow():
+    parent.join()
+    os._exit(1)
+
+  threading.Thread(target=follow, daemon=True).start()
 
 
 # -------------------------------------------------------------- evaluation

@@ -316,6 +316,11 @@ class Cached:
     self.classes, self.labels = source.classes, source.labels
 
   @property
+  def files(self):
+    """The source's own, or None."""
+    return getattr(self._source, 'files', None)
+
+  @property
   def report(self):
     """The report of the source, or None."""
     return getattr(self._source, 'report', None)
