@@ -4,8 +4,9 @@
 #   sbatch --nodes=2 launch/slurm.sh CONFIG WORKDIR [--config.KEY=VALUE...]
 #
 # The repository and WORKDIR must be on a file system that all nodes share. JAX
-# reads the process layout from Slurm's environment variables. Submitting an
-# interrupted or failed job again resumes it.
+# reads the process layout from Slurm's environment variables. A job that reaches
+# its time limit or is preempted saves a checkpoint and is queued again by
+# itself; submitting a failed job again resumes it.
 #SBATCH --job-name=vemd_jax
 #SBATCH --nodes=1
 #SBATCH --gpus-per-node=4
@@ -16,6 +17,7 @@
 # Leaves time to save a checkpoint before the job is killed.
 #SBATCH --signal=TERM@120
 #SBATCH --requeue
+#SBATCH --open-mode=append
 set -euo pipefail
 config=$1 workdir=$2
 shift 2
@@ -28,6 +30,12 @@ prepare_environment
 
 # JAX selects the GPU by the local rank of the process, so each process must see
 # all GPUs of its node (no --gpus-per-task, no --gpu-bind).
-exec srun --kill-on-bad-exit=1 \
+status=0
+srun --kill-on-bad-exit=1 \
   --cpus-per-task="$SLURM_CPUS_PER_TASK" "$python" -m vemd_jax.main \
-  --config="$config" --workdir="$workdir" "$@"
+  --config="$config" --workdir="$workdir" "$@" || status=$?
+# 75: stopped by a signal, with a checkpoint saved.
+if [ "$status" = 75 ]; then
+  scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$status"

@@ -5,7 +5,9 @@
 #   NAME=vemd ZONE=us-west4-a TYPE=v5litepod-16 bash launch/tpu_vm.sh \
 #     CONFIG gs://BUCKET/RUN [--config.KEY=VALUE...]
 #
-# The same command with the same bucket resumes an interrupted run.
+# If the slice is preempted, the script creates it again and resumes the run.
+# After any other failure, the same command with the same bucket resumes it.
+# MORE=--spot asks for a spot slice.
 set -euo pipefail
 NAME=${NAME:-vemd-jax}
 ZONE=${ZONE:-us-west4-a}
@@ -17,17 +19,16 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 tpu() { gcloud compute tpus tpu-vm "$@" --zone="$ZONE"; }
 
-# A slice that existed before is not deleted.
+create() {
+  # shellcheck disable=SC2086
+  tpu create "$NAME" --accelerator-type="$TYPE" --version="$RUNTIME" ${MORE:-}
+}
+
+# A slice that existed before is not deleted at the end.
 if ! tpu describe "$NAME" >/dev/null 2>&1; then
-  tpu create "$NAME" --accelerator-type="$TYPE" --version="$RUNTIME"
+  create
   trap 'tpu delete "$NAME" --quiet' EXIT
 fi
-
-# Copies the committed source tree to all hosts.
-archive=$(mktemp)
-git archive --format=tar.gz --output="$archive" HEAD
-tpu scp "$archive" "$NAME:vemd_jax.tar.gz" --worker=all
-rm "$archive"
 
 # Runs the same command on all hosts; JAX reads the topology from the TPU.
 host='
@@ -41,9 +42,32 @@ host='
     python3 -m uv venv --quiet --seed --python=3.12 "$venv"
   fi
   prepare_environment gcs
-  exec "$python" -m vemd_jax.main --distributed "$@"
+  status=75  # Stopped by a signal, with a checkpoint saved.
+  while [ "$status" = 75 ]; do
+    status=0
+    "$python" -m vemd_jax.main --distributed "$@" || status=$?
+  done
+  exit "$status"
 '
 arguments=(--config="$config" --workdir="$workdir" "$@")
-tpu ssh "$NAME" --worker=all --command="$(
-  printf '%q ' bash -c "$host" train "${arguments[@]}"
-)"
+command=$(printf '%q ' bash -c "$host" train "${arguments[@]}")
+archive=$(mktemp)
+git archive --format=tar.gz --output="$archive" HEAD
+
+while true; do
+  # Copies the committed source tree to all hosts and runs it.
+  status=0
+  tpu scp "$archive" "$NAME:vemd_jax.tar.gz" --worker=all &&
+    tpu ssh "$NAME" --worker=all --command="$command" || status=$?
+  if [ "$status" = 0 ]; then
+    break
+  fi
+  if [ "$(tpu describe "$NAME" --format='value(state)')" = READY ]; then
+    exit "$status"
+  fi
+  tpu delete "$NAME" --quiet
+  until create; do  # The zone may have no capacity for a while.
+    sleep "${RETRY_SECONDS:-300}"
+  done
+done
+rm "$archive"

@@ -127,7 +127,7 @@ def judge(
 def react(
     settings: ConfigDict,
     steps: Iterable[tuple[int, str, Mapping[str, Any]]],
-    skipped: int,
+    ahead: int,
     samples: Callable[[int], list[str]],
 ) -> None:
   """Handles the faults of steps on the host.
@@ -135,8 +135,8 @@ def react(
   Args:
     settings: `config.faults`.
     steps: (step, dataset, scalars on the host), in order.
-    skipped: number of batches that the data are ahead of the step, after
-      earlier rewinds: step s has consumed batch s + skipped.
+    ahead: number of batches that the data are ahead of the step, after earlier
+      rewinds: step s has consumed batch s + ahead.
     samples: number of a batch -> names of its samples, which are logged.
 
   Raises:
@@ -157,10 +157,10 @@ def react(
     message = f'{what} at step {step}, dataset {name}: {values}'
     logging.warning(
         '%s (%s); samples of its batch: %s',
-        message, action, ', '.join(samples(step + skipped)),
+        message, action, ', '.join(samples(step + ahead)),
     )  # fmt: skip
     if action == 'rewind':
-      raise Rewind(step, step + skipped)
+      raise Rewind(step, step + ahead)
     if action == 'stop':
       raise FloatingPointError(
           f'{message}; the last checkpoint is from an earlier step; the log '

@@ -2,11 +2,11 @@ r"""Trains and evaluates a recipe.
 
   python -m vemd_jax.main --config=configs/group_scenes.py --workdir=RUN
 
-The same command resumes an interrupted run. On SIGTERM or SIGINT the run saves a
-checkpoint and exits with code 75.
+The same command resumes an interrupted run. On SIGTERM or SIGINT the run saves
+a checkpoint and exits with code 75.
 
-A recipe's options follow a colon (configs/folder.py:tiny,ve_md), and every value
-of the config can be overridden: --config.optim.learning_rate=3e-4.
+A recipe's options follow a colon (configs/folder.py:tiny,ve_md), and every
+value of the config can be overridden: --config.optim.learning_rate=3e-4.
 """
 
 import contextlib

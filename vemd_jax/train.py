@@ -76,10 +76,10 @@ def train(run: Run) -> None:
     Stopped: if a signal has stopped the run; a checkpoint has been saved.
   """
   limit = run.config.faults.limit
-  skipped, returns = None, collections.Counter()
+  ahead, returns = None, collections.Counter()
   while True:
     try:
-      return _resume(run, skipped)
+      return _resume(run, ahead)
     except FloatingPointError:
       run.checkpoints.wait()
       raise
@@ -93,20 +93,20 @@ def train(run: Run) -> None:
             f'that config.faults.limit allows; the last fault was at step '
             f'{fault.step}'
         ) from fault
-      skipped = fault.batch + 1 - start
+      ahead = fault.batch + 1 - start
       logging.warning(
           'Returning to step %d, and to the data after batch %d',
           start, fault.batch,
       )  # fmt: skip
 
 
-def _resume(run: Run, skipped: int | None) -> None:
+def _resume(run: Run, ahead: int | None) -> None:
   """Trains from the last checkpoint, or from step 0 if there is none.
 
   Args:
     run: the run.
-    skipped: number of batches that the data are ahead of the step; None takes
-      it from the checkpoint.
+    ahead: number of batches that the data are ahead of the step; None takes it
+      from the checkpoint.
   """
   config = run.config
   state, position = weights.initialise(
@@ -119,16 +119,17 @@ def _resume(run: Run, skipped: int | None) -> None:
   run.check_cached_features(state)
   start = int(state.step)
   _check_position(run, position)
-  stored = {'skipped': 0, 'evaluated': True, **(position or {})}
-  if skipped is not None:
-    stored['skipped'] = skipped
+  stored = {'ahead': 0, 'evaluated': True, **(position or {})}
+  if ahead is not None:
+    stored['ahead'] = ahead
   if start >= run.steps and stored['evaluated']:
     logging.info('Training is complete: step %d of %d', start, run.steps)
     return
 
+  data = _train_batches(run, start + stored['ahead'])
   with (
       writer_lib.Writer(run.workdir, start, stored['evaluated']) as writer,
-      contextlib.closing(_train_batches(run, start + stored['skipped'])) as data,
+      contextlib.closing(data),
   ):
     if jax.process_index() == 0:
       config_lib.save(config, run.workdir / 'config.json')
@@ -160,23 +161,23 @@ def _loop(
     every = config.eval.every
     due = step == run.steps or (every > 0 and step % every == 0)
     repeated = step == start and not stored['evaluated']
-    if step > start or repeated:
-      if due or stopping or step % config.checkpoint.every == 0:
-        with clock.pause():
-          window.check()
-          metrics = None
-          if due and not stopping:
-            try:
-              metrics = evaluate.validate(run, state, writer)
-            except Stopped:
-              stopping = True
-          progress = {
-              **window.plain(),
-              'skipped': stored['skipped'],
-              # An interrupted evaluation is repeated when the run is resumed.
-              'evaluated': metrics is not None or not due,
-          }
-          _save(run, state, progress, metrics, repeated)
+    saving = due or stopping or step % config.checkpoint.every == 0
+    if saving and (step > start or repeated):
+      with clock.pause():
+        window.check()
+        metrics = None
+        if due and not stopping:
+          try:
+            metrics = evaluate.validate(run, state, writer)
+          except Stopped:
+            stopping = True
+        progress = {
+            **window.plain(),
+            'ahead': stored['ahead'],
+            # An interrupted evaluation is repeated when the run is resumed.
+            'evaluated': metrics is not None or not due,
+        }
+        _save(run, state, progress, metrics, repeated)
     if stopping:
       run.checkpoints.wait()
       raise Stopped(f'at step {step} of {run.steps}')

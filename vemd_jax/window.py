@@ -26,23 +26,23 @@ class Window:
     Args:
       faults: `config.faults`.
       classes: class names by dataset name.
-      stored: what `plain` returned, with `skipped` (see `guard.react`).
+      stored: what `plain` returned, and `ahead`, see `guard.react`.
       sample_names: number of a batch -> names of its samples.
     """
     self._faults, self._classes = faults, classes
-    self._skipped, self._names = stored['skipped'], sample_names
+    self._ahead, self._names = stored['ahead'], sample_names
     self._metrics = {
         name: [Metrics.from_plain(sums)]
         for name, sums in stored.get('window', {}).items()
     }
-    self._steps, self._left_out = [], stored.get('left_out', 0)
+    self._steps, self._skipped = [], stored.get('skipped_updates', 0)
     self._unreadable, self._read = stored.get('unreadable', (0, 0))
 
   def plain(self) -> dict[str, Any]:
     """The window as JSON, so that a resumed run writes the same next line."""
     return {
         'window': {n: m.plain() for n, m in self._sums().items()},
-        'left_out': self._left_out,
+        'skipped_updates': self._skipped,
         'unreadable': (self._unreadable, self._read),
     }
 
@@ -57,8 +57,8 @@ class Window:
       The scalars of the last step.
     """
     steps, self._steps = jax.device_get(self._steps), []
-    guard.react(self._faults, steps, self._skipped, self._names)
-    self._left_out += sum(int(s.get('in_row', 0) > 0) for _, _, s in steps)
+    guard.react(self._faults, steps, self._ahead, self._names)
+    self._skipped += sum(int(s.get('in_row', 0) > 0) for _, _, s in steps)
     return steps[-1][2] if steps else {}
 
   def _sums(self) -> dict[str, Metrics]:
@@ -84,8 +84,8 @@ class Window:
         if key not in ('loss', 'spike', 'in_row')
     })
     if 'in_row' in last:
-      result['left_out'] = self._left_out
-    self._metrics, self._left_out = {}, 0
+      result['skipped_updates'] = self._skipped
+    self._metrics, self._skipped = {}, 0
     return result
 
   def check_readable(self, batch: dict, data: ConfigDict) -> None:

@@ -54,7 +54,7 @@ def test_a_damaged_step_is_passed_over(copy, straight, caplog, damage, message):
   damage(largest(copy / 'checkpoints/12/model'))
   train.train_and_evaluate(toy.config(), copy)
   assert 'checkpoints/12 is damaged' in caplog.text and message in caplog.text
-  assert 'Going back to the checkpoint of step 9' in caplog.text
+  assert 'Falling back to the checkpoint of step 9' in caplog.text
   assert (copy / 'damaged_checkpoints/12').exists()
   harness.assert_same_run(copy, straight)
 
@@ -89,7 +89,8 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(copy):
   for step in (copy / 'checkpoints').iterdir():
     alter(largest(step / 'model'))
   before = harness.history(copy)
-  with pytest.raises(ValueError, match='no checkpoint in .* is whole .12: '):
+  message = 'all checkpoints in .* are damaged .12: '
+  with pytest.raises(ValueError, match=message):
     train.train_and_evaluate(toy.config(), copy)
   assert harness.history(copy) == before
 
@@ -146,7 +147,7 @@ def test_a_run_from_before_checksums_goes_on(copy, straight):
     ],
 )
 def test_another_config_is_refused(copy, changes, message):
-  with pytest.raises(ValueError, match='is of another config') as error:
+  with pytest.raises(ValueError, match='belongs to another config') as error:
     train.train_and_evaluate(toy.config(**changes), copy)
   assert message in str(error.value)
   assert f'checkpoint.resume={copy}' in str(error.value)
@@ -193,7 +194,7 @@ def test_other_classes_and_another_order_are_refused(copy, tmp_path):
       (toy.config(mode='evaluate'), copy),
       (elsewhere, tmp_path / 'new'),
   ):
-    with pytest.raises(ValueError, match='a, c, b, in this order.*a, b, c'):
+    with pytest.raises(ValueError, match='a, c, b, in this order, .*a, b, c'):
       train.train_and_evaluate(config, workdir)
 
 

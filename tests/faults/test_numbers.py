@@ -78,7 +78,7 @@ def test_skip_leaves_exactly_that_update_out(tmp_path, caplog):
       - after['params']['Dense_0']['kernel']
   ).max()
   # The line of steps 4 and 5, of which one batch counts.
-  assert lines['train', 6]['left_out'] == 1
+  assert lines['train', 6]['skipped_updates'] == 1
   assert lines['train', 6]['examples'] == 4
   assert np.isfinite(lines['train', 6]['loss'])
   assert f'picture_{bad}.png' in caplog.text
@@ -105,7 +105,7 @@ def test_rewind_goes_on_with_the_batches_after(tmp_path):
   assert [s for split, s in sorted(lines) if split == 'train'] == [2, 4, 6]
   data = harness.checkpoints(tmp_path / 'run')['6/data/metadata']
   # Back from step 4 to the checkpoint of step 4: batch 4 is passed over.
-  assert data['skipped'] == 1
+  assert data['ahead'] == 1
   # The same steps by hand, from the checkpoint of step 4.
   config = toy.config(**changes)
   made = train.set_up(config, tmp_path / 'by_hand')
@@ -135,7 +135,7 @@ def _restore(made, workdir, step):
 
 
 def test_going_back_without_end_stops(tmp_path):
-  with pytest.raises(FloatingPointError, match='went back to step 0 2 times'):
+  with pytest.raises(FloatingPointError, match='returned to step 0 2 times'):
     run(
         tmp_path,
         **{
