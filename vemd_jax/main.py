@@ -10,6 +10,7 @@ value of the config can be overridden: --config.optim.learning_rate=3e-4.
 """
 
 import contextlib
+import faulthandler
 import logging as logging_lib
 import sys
 import traceback
@@ -55,6 +56,10 @@ def main(argv: list[str]) -> None:
   logging.set_verbosity(logging.INFO)
   logging.get_absl_handler().addFilter(_ours)
   logging.info('Devices: %s', jax.devices())
+  if jax.process_count() > 1:
+    # JAX aborts this process when another one ends, with a clear message, which
+    # would be followed by the stacks of all threads.
+    faulthandler.disable()
   try:
     train.train_and_evaluate(config, workdir)
   except stopping.Stopped as stopped:

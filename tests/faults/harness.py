@@ -60,11 +60,12 @@ class Process:
       *arguments: str,
       cache: pathlib.Path | None = None,
       more: dict[str, str] | None = None,
+      name: str = '',
   ):
-    self.workdir = workdir
-    self._phases = workdir.with_name(workdir.name + '.phases')
+    name = name or workdir.name
+    self._phases = workdir.with_name(f'{name}.phases')
     self._phases.write_bytes(bytes(len(PHASES)))
-    self._log = workdir.with_name(workdir.name + '.log')
+    self._log = workdir.with_name(f'{name}.log')
     self._file = self._log.open('w')
     self.popen = subprocess.Popen(
         [
