@@ -157,15 +157,23 @@ class Metrics:
     def arrays(named):
       return {k: tuple(map(array, v)) for k, v in named.items()}
 
+    def people(precision, **sums):
+      if precision is not None:
+        precision = people_metrics.Precision(
+            **{k: array(v) for k, v in precision.items()}
+        )
+      return people_metrics.People(
+          precision=precision, **{k: array(v) for k, v in sums.items()}
+      )
+
     return cls(
         terms=arrays(plain['terms']),
         examples=array(plain['examples']),
         confusion=array(plain['confusion']),
         multi_label=array(plain['multi_label']),
         heatmaps=arrays(plain['heatmaps']),
-        queries={
-            part: Queries(**{k: array(v) for k, v in sums.items()})
-            for part, sums in plain['queries'].items()
+        people={
+            part: people(**sums) for part, sums in plain['people'].items()
         },
     )
 
