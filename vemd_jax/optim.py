@@ -97,7 +97,12 @@ def make_optimizer(
   Raises:
     ValueError: if there is no such optimizer, or it rejects the kwargs.
   """
-  schedule = make_schedule(optim, steps)
+  return _chain(optim, make_schedule(optim, steps))
+
+
+def _chain(
+    optim: ConfigDict, schedule: optax.Schedule
+) -> optax.GradientTransformation:
   make = import_path.find(optim.name, OPTIMIZERS, 'config.optim.name')
   if import_path.is_path(optim.name):
     try:
@@ -138,22 +143,27 @@ def make_phased_optimizer(
   Raises:
     ValueError: see `make_optimizer`.
   """
-  parts = [make_optimizer(of_phase(optim, p), p.steps) for p in phases]
-  if len(parts) == 1:
-    return optax.with_extra_args_support(parts[0])
+  schedules = [make_schedule(of_phase(optim, p), p.steps) for p in phases]
+  first = _chain(optim, schedules[0])
+  if len(phases) == 1:
+    return optax.with_extra_args_support(first)
 
   def init(params):
-    return PhasedState(jnp.zeros((), jnp.int32), parts[0].init(params))
+    return PhasedState(jnp.zeros((), jnp.int32), first.init(params))
 
   def update(grads, state, params, *, phase):
-    # All parts have the same state; only the learning rate differs.
     inner = jax.tree.map(
         lambda fresh, old: jnp.where(phase == state.phase, old, fresh),
-        parts[0].init(params),
+        first.init(params),
         state.inner,
     )
-    branches = [part.update for part in parts]
-    updates, inner = jax.lax.switch(phase, branches, grads, inner, params)
+
+    def schedule(count):
+      rates = [jnp.asarray(s(count), jnp.float32) for s in schedules]
+      return jnp.stack(rates)[phase]
+
+    # The same chain, but for its schedule, which knows the phase.
+    updates, inner = _chain(optim, schedule).update(grads, inner, params)
     return updates, PhasedState(phase, inner)
 
   return optax.GradientTransformationExtraArgs(init, update)
