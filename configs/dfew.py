@@ -2,7 +2,7 @@ r"""DFEW: one face in a film clip, 7 classes, five folds.
 
 No published result of VE-MD was found; HumanOmni reports 82.46 WAR / 74.86 UAR,
 MAE-DFER 74.43 / 63.41, each the mean of 5 folds. --config.data.fold=K selects a
-fold, in both stages; launch/dfew_folds.sh runs all folds and averages them.
+fold, in both stages; configs/paper/dfew.py runs all folds and averages them.
 
   python -m vemd_jax.data.prepare dfew --source=DIR --out=DATA
   python -m vemd_jax.data.annotate --data=DATA

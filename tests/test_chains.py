@@ -59,10 +59,11 @@ def documented(path: str) -> list[str]:
 
 
 def recipe_with_tiny(argument: str) -> str:
-  """--config=configs/x.py:options -> the file here, with tiny."""
-  path, _, options = argument.removeprefix('--config=').partition(':')
+  """configs/x.py:options, with --config= or without -> with tiny."""
+  head, config, path = argument.rpartition('configs/')
+  path, _, options = path.partition(':')
   options = ','.join(o for o in (options, 'tiny') if o)
-  return f'--config={ROOT / path}:{options}'
+  return f'{head}{ROOT / config / path}:{options}'
 
 
 def run(command: str, cwd: pathlib.Path, *more: str) -> str:
@@ -71,7 +72,9 @@ def run(command: str, cwd: pathlib.Path, *more: str) -> str:
   assert arguments[:2] == ['python', '-m']
   module, arguments = arguments[2], arguments[3:]
   arguments = [
-      recipe_with_tiny(a) if a.startswith('--config=configs/') else a
+      recipe_with_tiny(a)
+      if a.removeprefix('--config=').startswith('configs/')
+      else a
       for a in arguments
   ]
   program = ['-m', module]
@@ -246,31 +249,67 @@ def test_reference_and_coco_and_demo(tmp_path):
   predict(tmp_path, 'DEMO')
 
 
+def test_the_claim(tmp_path):
+  """One row of the sweep in configs/claim.py, and the table."""
+  sweep, table = documented('configs/claim.py')
+  run(sweep, tmp_path, '--seeds=1', '--only=drawn groups/ve_sd')
+  assert '| ve_sd | 1 |' in run(table, tmp_path)
+  assert (tmp_path / 'SWEEP' / 'table.png').exists()
+
+
 @pytest.mark.slow
-def test_five_folds_of_dfew(tmp_path):
-  """launch/dfew_folds.sh with stage 1, in the environment of the tests."""
+def test_the_claim_on_all_groups(tmp_path):
+  for root in ('GROUPS/mixed', 'GROUPS/interaction', 'FACES'):
+    official_data.folder(tmp_path / root)
+  sweep, table = documented('configs/claim.py')
+  # Rows that start from another row's run among them.
+  run(sweep, tmp_path, '--seeds=2', '--only=*/ve_sd')
+  text = run(table, tmp_path)
+  assert text.count('| ve_sd | 2 |') == 2 * 5
+
+
+# A row of each table, which starts from stage 1.
+PAPER = {
+    'gaf3': 've_md_sr raw',
+    'vgaf': 've_sd audio',
+    'samsemo': 've_sd text',
+    'dfew': 've_sd',
+    'mer2023': 've_sd audio text',
+    'engagenet': 've_md_sr projected',
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('dataset', PAPER)
+def test_tables_of_the_paper(tmp_path, dataset):
+  """configs/paper: from the official folder to the table."""
   clip_weights(tmp_path / 'CLIP.safetensors')
-  prepare(tmp_path, 'dfew', 'DATA')
   run('python -m vemd_jax.models.torch_import CLIP.safetensors '
-      '--config=configs/stage1.py:dfew --out=CLIP', tmp_path)  # fmt: skip
-  environment = {
-      **os.environ, 'VEMD_VENV': sys.prefix, 'VEMD_CLIP': 'CLIP',
-      'VEMD_OPTIONS': 'tiny',
-  }  # fmt: skip
-  environment.pop('XLA_FLAGS', None)
-  process = subprocess.run(
-      ['bash', str(ROOT / 'launch' / 'dfew_folds.sh'), 'DATA', 'FOLDS'],
-      cwd=tmp_path, env=environment, capture_output=True, text=True,
-      check=False,
-  )  # fmt: skip
-  assert process.returncode == 0, process.stderr[-3000:]
-  assert 'WAR (accuracy)' in process.stdout
-  assert (tmp_path / 'FOLDS' / 'folds.json').exists()
+      f'--config=configs/stage1.py:{dataset} --out=CLIP', tmp_path)  # fmt: skip
+  official_data.MAKERS[dataset](tmp_path / 'DIR')
+  *prepared, sweep, table = documented(f'configs/paper/{dataset}.py')
+  for command in prepared:
+    if 'vemd_jax.data.text' in command:
+      rows = (tmp_path / 'DATA' / 'index.jsonl').read_text().splitlines()
+      np.savez(
+          tmp_path / 'EMBEDDINGS.npz',
+          **{json.loads(row)['file']: np.ones((3, 384), 'f') for row in rows},
+      )
+      command = command.replace('--model=MINILM', '--embeddings=EMBEDDINGS.npz')
+    run(command, tmp_path)
+  row = PAPER[dataset]
+  run(sweep, tmp_path, '--seeds=1', f'--only=*/{row}')
+  n = 5 if dataset == 'dfew' else 1
+  text = run(table, tmp_path)
+  assert f'| {row} | {n} |' in text and f'| vit | {n} |' in text
+  assert 'published |' in text
 
 
 def test_every_recipe_has_its_chain_run():
   """A recipe that documents commands is named in a test of this file."""
   text = pathlib.Path(__file__).read_text()
+  for path in (ROOT / 'configs').glob('paper/*.py'):
+    assert documented(f'configs/paper/{path.name}') and path.stem in PAPER, path
   for path in (ROOT / 'configs').glob('*.py'):
     assert documented(f'configs/{path.name}'), path
     parametrized = f"'{path.stem}'" in text

@@ -56,7 +56,8 @@ def test_help_names_every_command(capsys):
     ('command', 'words'),
     [
         ('train', ('--config', '--workdir', 'resumes')),
-        ('folds', ('workdirs',)),
+        ('sweep', ('--seeds', 'configs/claim.py')),
+        ('table', ('workdirs', 'interval')),
         ('prepare', ('--source', 'gaf3')),
     ],
 )
@@ -73,19 +74,21 @@ def test_a_command_runs_where_it_is_given(tmp_path):
     folder = tmp_path / f'fold_{fold}'
     folder.mkdir()
     results = {'val': {'accuracy': accuracy, 'uar': accuracy}}
+    config = {'seed': 0, 'data': {'fold': fold}}
+    (folder / 'config.json').write_text(json.dumps(config))
     (folder / 'results.json').write_text(json.dumps(results))
   environment_root = str(ROOT)
   process = subprocess.run(
       [
           sys.executable, '-c',
           f'import sys; sys.path.insert(0, {environment_root!r}); '
-          "from vemd_jax import cli; cli.main(['folds', 'fold_1', 'fold_2'])",
+          "from vemd_jax import cli; cli.main(['table', 'fold_1', 'fold_2'])",
       ],
       cwd=tmp_path, capture_output=True, text=True, check=False,
   )  # fmt: skip
   assert process.returncode == 0, process.stderr
-  assert '0.6000' in process.stdout
-  assert (tmp_path / 'folds.json').exists()
+  assert '60.00' in process.stdout
+  assert (tmp_path / 'table.json').exists()
 
 
 def test_errors_of_a_command_end_in_one_line():

@@ -53,6 +53,7 @@ def tiny():
       'mode': 'train', 'steps': 6, 'phases': PHASES, 'log_every': 1,
       'checkpoint.every': 1, 'checkpoint.keep_latest': 10, 'eval.every': 1,
       'eval.pictures': 0, 'model.parts': ('body',), 'model.heatmap.stages': 1,
+      'model.encoder.blocks': 1,
       'optim.name': 'adamw', 'optim.learning_rate': RATE,
       'optim.weight_decay': DECAY, 'optim.warmup_steps': 2, 'optim.clip': 0.0,
       'optim.schedule': 'linear', 'optim.ema_decay': 0.15,

@@ -62,10 +62,15 @@ COMMANDS = {
         'vemd import CHECKPOINT --config=configs/reference.py:heatmap '
         '--out=WEIGHTS',
     ),
-    'folds': (
-        'vemd_jax.folds',
-        'average the results of several runs',
-        'vemd folds RUNS/fold_*',
+    'sweep': (
+        'vemd_jax.sweep',
+        'train the rows of a table with several seeds',
+        'vemd sweep configs/claim.py --seeds=5 --workdir=SWEEP',
+    ),
+    'table': (
+        'vemd_jax.table',
+        'make the table of a sweep, or the mean of several runs',
+        'vemd table SWEEP',
     ),
     'scenes': (
         'vemd_jax.data.group_scenes',

@@ -1,0 +1,112 @@
+"""A picture of means and their intervals, row by row."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from vemd_jax import viz
+
+_PAPER, _INK, _GRID = (250, 250, 248), (38, 42, 51), (222, 222, 218)
+_OWN, _PUBLISHED = (0, 110, 130), (235, 110, 40)
+_LABELS, _WIDTH, _ROW, _TITLE, _MARGIN = 300, 520, 26, 40, 16
+
+
+class Mark(NamedTuple):
+  """A row of the picture.
+
+  Attributes:
+    name: written before it.
+    mean: None without runs.
+    low: of the interval, None without one.
+    high: as `low`.
+    published: a number to compare with, or None.
+  """
+
+  name: str
+  mean: float | None
+  low: float | None
+  high: float | None
+  published: float | None
+
+
+def intervals(
+    panels: Sequence[tuple[str, Sequence[Mark]]],
+) -> np.ndarray:
+  """Draws panels one below the other, each with an axis of its own.
+
+  Args:
+    panels: (title, rows).
+
+  Returns:
+    uint8 [H, W, 3] RGB: a dot for each mean with a line for its interval, a
+    diamond for each published number.
+  """
+  drawn = [_panel(title, marks) for title, marks in panels]
+  return np.concatenate(drawn)
+
+
+def _panel(title: str, marks: Sequence[Mark]) -> np.ndarray:
+  height = _TITLE + len(marks) * _ROW + _ROW + _MARGIN
+  width = _LABELS + _WIDTH + 3 * _MARGIN
+  canvas = np.full((height, width, 3), _PAPER, np.uint8)
+  _write(canvas, title, _MARGIN, _TITLE // 2)
+  values = [v for m in marks for v in m[1:] if v is not None]
+  low, high, step = ticks(min(values), max(values))
+
+  def x_of(value: float) -> int:
+    return _LABELS + round((value - low) / (high - low) * _WIDTH)
+
+  bottom = _TITLE + len(marks) * _ROW
+  for tick in np.arange(low, high + step / 2, step):
+    cv2.line(canvas, (x_of(tick), _TITLE), (x_of(tick), bottom), _GRID, 1)
+    label = viz.text(f'{tick:g}' if abs(tick) > step / 2 else '0', 12)
+    _paste(canvas, label, x_of(tick) - label.shape[1] // 2, bottom + 4)
+  for i, mark in enumerate(marks):
+    y = _TITLE + i * _ROW + _ROW // 2
+    _write(canvas, mark.name, _MARGIN, y)
+    if mark.low is not None:
+      ends = x_of(mark.low), x_of(mark.high)
+      cv2.line(canvas, (ends[0], y), (ends[1], y), _OWN, 2, cv2.LINE_AA)
+      for x in ends:
+        cv2.line(canvas, (x, y - 4), (x, y + 4), _OWN, 2, cv2.LINE_AA)
+    if mark.mean is not None:
+      cv2.circle(canvas, (x_of(mark.mean), y), 5, _OWN, -1, cv2.LINE_AA)
+    if mark.published is not None:
+      cv2.drawMarker(
+          canvas, (x_of(mark.published), y), _PUBLISHED, cv2.MARKER_DIAMOND,
+          13, 2, cv2.LINE_AA,
+      )  # fmt: skip
+  return canvas
+
+
+def ticks(least: float, most: float) -> tuple[float, float, float]:
+  """An axis of round numbers around values.
+
+  Args:
+    least: the smallest value.
+    most: the largest.
+
+  Returns:
+    (first tick, last tick, step): 3 to 12 ticks, of 1, 2 or 5 times a power of
+    ten.
+  """
+  span = max(most - least, 1e-3 * max(abs(most), 1e-3))
+  power = 10.0 ** np.floor(np.log10(span / 4))
+  step = next(f * power for f in (1, 2, 5, 10) if span / (f * power) <= 8)
+  first, last = np.floor(least / step), np.ceil(most / step)
+  if first == last:
+    last += 1
+  return float(first * step), float(last * step), float(step)
+
+
+def _write(canvas: np.ndarray, text: str, x: int, y: int) -> None:
+  label = viz.text(text, 14, _INK)
+  _paste(canvas, label, x, y - label.shape[0] // 2)
+
+
+def _paste(canvas: np.ndarray, picture: np.ndarray, x: int, y: int) -> None:
+  room = canvas[y:, max(x, 0) :]
+  h, w = min(picture.shape[0], len(room)), min(picture.shape[1], room.shape[1])
+  room[:h, :w] = picture[:h, :w]
