@@ -229,6 +229,15 @@ def test_stopped_at_every_step_ends_with_the_same_bits(straight, tmp_path):
   stopped.checkpoints.close()
 
 
+def test_a_run_without_phases_cannot_be_resumed_with_them(straight):
+  run, _ = straight
+  other = run.target.replace(
+      opt_state={'all': run.target.opt_state['all'].inner}
+  )
+  with pytest.raises(ValueError, match=r'config\.optim and config\.phases'):
+    run.checkpoints.restore(other)
+
+
 def test_the_documented_recipe(tmp_path):
   block = re.search(
       r'# with_phases.py\n(.*?)```',

@@ -155,7 +155,7 @@ def test_two_sweeps_at_once_do_not_run_the_same(place, capsys):
   with open(folder / 'lock', 'w') as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
     assert run(place, '--only=g/first', '--seeds=1') == 0
-  assert 'in the hands of another process: g/first, seed 0' in (
+  assert 'executed by another process: g/first, seed 0' in (
       capsys.readouterr().out
   )
   assert not calls(place)
@@ -232,6 +232,7 @@ def test_wrong_arguments_end_in_one_line(place, capsys):
       ('--seed=3', '--seed=3: expected an argument'),
       ('--config.steps', 'or --config.KEY=VALUE'),
       ('--seeds=0', 'expected 1 or more'),
+      ('--workdir=gs://bucket/x', 'expected a folder of a file system'),
   ):
     assert run(place, argument) == 1
     err = capsys.readouterr().err

@@ -244,13 +244,17 @@ class Checkpoints:
     trees = {'model': item, 'optimizer': target.opt_state}
     if target.guard and (self.directory / str(step) / 'guard').exists():
       trees['guard'] = target.guard
-    restored = self._manager.restore(
-        step,
-        args=ocp.args.Composite(
-            **{k: ocp.args.StandardRestore(tree) for k, tree in trees.items()},
-            data=ocp.args.JsonRestore(),
-        ),
-    )
+    items = {k: ocp.args.StandardRestore(tree) for k, tree in trees.items()}
+    try:
+      restored = self._manager.restore(
+          step,
+          args=ocp.args.Composite(**items, data=ocp.args.JsonRestore()),
+      )
+    except ValueError as error:
+      raise ValueError(
+          f'{where} has another optimizer state than config.optim and '
+          'config.phases describe; expected those that the run was started with'
+      ) from error
     # `config.faults` may have changed since the checkpoint was saved.
     guard = jax.tree.map(
         lambda s: jax.device_put(np.zeros(s.shape, s.dtype), s.sharding),

@@ -6,12 +6,12 @@ several.
 """
 
 import json
-import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from etils import epath
 from scipy import stats
 
 _FOLDER = re.compile(r'seed_(\d+)(?:_fold_(\d+))?')
@@ -58,7 +58,7 @@ class Comparison(NamedTuple):
   p: float | None
 
 
-def read(workdirs: Iterable[pathlib.Path], split: str) -> Runs:
+def read(workdirs: Iterable[epath.Path], split: str) -> Runs:
   """Reads finished runs that differ by seed and fold alone.
 
   Args:
@@ -103,7 +103,7 @@ def read(workdirs: Iterable[pathlib.Path], split: str) -> Runs:
   return runs
 
 
-def run_folders(row: pathlib.Path) -> list[pathlib.Path]:
+def run_folders(row: epath.Path) -> list[epath.Path]:
   """The runs of a row of a sweep; other folders are none of them."""
   if not row.is_dir():
     return []

@@ -89,7 +89,7 @@ class Workers:
     self.elsewhere: set[Planned] = set()
 
   def work(self, runs: Sequence[Planned]) -> bool:
-    """Works until all runs are done, failed, or in another process's hands.
+    """Works until each run is done, failed, or another process's.
 
     Args:
       runs: those wanted; what they need is run before them.
@@ -325,6 +325,11 @@ def _run(arguments: argparse.Namespace, more: list[str]) -> int:
   seeds = sweep.seeds if arguments.seeds is None else arguments.seeds
   if seeds < 1 or arguments.jobs < 1:
     raise ValueError('--seeds and --jobs: expected 1 or more')
+  if '://' in arguments.workdir:
+    raise ValueError(
+        f'--workdir {arguments.workdir}: expected a folder of a file system, '
+        'because runs are locked there'
+    )
   workdir = pathlib.Path(arguments.workdir).absolute()
   commands = sweep_plan.Commands(sweep, base, options, workdir, paths, more)
   left_out = {}
@@ -362,11 +367,11 @@ def _run(arguments: argparse.Namespace, more: list[str]) -> int:
   finished = workers.work(runs)
   for run, why in workers.failed.items():
     print(f'failed: {run}: {why}', file=sys.stderr)
-  for run in sorted(workers.elsewhere, key=str):
-    print(f'in the hands of another process: {run}')
-  wanted = len(workers.done & set(runs))
-  print(f'{wanted} of {len(runs)} runs are done; '
-        f'the table: python -m vemd_jax.table {arguments.workdir}')  # fmt: skip
+  done = [run for run in runs if (workdir / run.folder / RESULTS).exists()]
+  for run in sorted(workers.elsewhere - set(done), key=str):
+    print(f'executed by another process: {run}')
+  print(f'{len(done)} of {len(runs)} runs are done; '
+        f'table: python -m vemd_jax.table {arguments.workdir}')  # fmt: skip
   if not finished:
     print('stopped; the same command goes on', file=sys.stderr)
     return 128 + signal.SIGTERM

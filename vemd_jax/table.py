@@ -15,13 +15,13 @@ the group (Holm). With folds, seeds are averaged and folds are counted.
 
 import argparse
 import json
-import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+from etils import epath
 
 from vemd_jax import chart, metrics, results
 from vemd_jax.data.datasets import Published
@@ -70,7 +70,7 @@ class Table(NamedTuple):
   lines: tuple[Line, ...]
 
 
-def tables(sweep: dict[str, Any], workdir: pathlib.Path,
+def tables(sweep: dict[str, Any], workdir: epath.Path,
            against: str = '') -> list[Table]:  # fmt: skip
   """Fills the tables of a sweep with what has been run.
 
@@ -145,7 +145,7 @@ def _references(given, metric: str) -> list[Line]:
   ]
 
 
-def one_row(workdirs: Sequence[pathlib.Path], split: str) -> list[Table]:
+def one_row(workdirs: Sequence[epath.Path], split: str) -> list[Table]:
   """Tables of workdirs that differ by seed or fold alone.
 
   Args:
@@ -315,7 +315,7 @@ def picture(made: Sequence[Table]) -> np.ndarray:
   return chart.intervals(panels)
 
 
-def undone(sweep: dict[str, Any], workdir: pathlib.Path) -> list[str]:
+def undone(sweep: dict[str, Any], workdir: epath.Path) -> list[str]:
   """Runs that were begun and are not done, each with why if it failed."""
   lines = []
   for row in sweep['rows']:
@@ -351,7 +351,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _make(arguments: argparse.Namespace) -> int:
-  workdirs = [pathlib.Path(w).absolute() for w in arguments.workdirs]
+  workdirs = [epath.Path(w).absolute() for w in arguments.workdirs]
   out, left = workdirs[0], []
   if (out / 'sweep.json').exists() and len(workdirs) == 1:
     sweep = json.loads((out / 'sweep.json').read_text())
