@@ -197,7 +197,7 @@ def test_stopped_it_ends_its_runs_and_goes_on(place):
     time.sleep(0.01)
   process.send_signal(signal.SIGTERM)
   _, errors = process.communicate()
-  assert process.returncode == 143 and 'the same command goes on' in errors
+  assert process.returncode == 143 and 'the same command resumes' in errors
   assert not (folder / 'failed.txt').exists()
   with open(folder / 'lock') as lock:  # The run has ended: nobody has it.
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

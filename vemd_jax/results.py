@@ -1,8 +1,7 @@
 """Results of repeated runs, and what they say about differences.
 
-The unit that is counted is the seed. Where there are folds it is the fold, and
-the seeds of a fold are averaged: runs on the same test samples do not count as
-several.
+The unit of the statistics is the seed. Where there are folds, it is the fold,
+and the seeds of a fold are averaged.
 """
 
 import json
@@ -22,7 +21,7 @@ Runs = dict[tuple[int, int], dict[str, float]]
 
 
 class Summary(NamedTuple):
-  """What the units of a row say.
+  """Statistics of a row.
 
   Attributes:
     n: units.
@@ -40,7 +39,7 @@ class Summary(NamedTuple):
 
 
 class Comparison(NamedTuple):
-  """A row against another, unit by unit.
+  """Statistics of the differences between two rows, unit by unit.
 
   Attributes:
     n: units that both have.
@@ -59,7 +58,7 @@ class Comparison(NamedTuple):
 
 
 def read(workdirs: Iterable[epath.Path], split: str) -> Runs:
-  """Reads finished runs that differ by seed and fold alone.
+  """Reads finished runs that differ only in seed and fold.
 
   Args:
     workdirs: of the runs; those without results are left out.
@@ -69,8 +68,8 @@ def read(workdirs: Iterable[epath.Path], split: str) -> Runs:
     The numbers of each run; of several datasets, their means.
 
   Raises:
-    ValueError: if a run would be counted twice, or is not of the seed that its
-      folder says; names the folder.
+    ValueError: if a run would be counted twice, or its seed is not that of its
+      folder; names the folder.
   """
   runs: Runs = {}
   for workdir in workdirs:
@@ -104,14 +103,14 @@ def read(workdirs: Iterable[epath.Path], split: str) -> Runs:
 
 
 def run_folders(row: epath.Path) -> list[epath.Path]:
-  """The runs of a row of a sweep; other folders are none of them."""
+  """The folders of a row's runs; other folders are ignored."""
   if not row.is_dir():
     return []
   return sorted(p for p in row.iterdir() if _FOLDER.fullmatch(p.name))
 
 
 def units(runs: Runs, metric: str) -> dict[int, float]:
-  """Values of a metric by what is counted.
+  """Values of a metric by unit.
 
   Args:
     runs: of `read`.
@@ -169,7 +168,7 @@ def compare(
   differences = [row[unit] - other[unit] for unit in common]
   mean, std, low, high = _interval(differences)
   p = None
-  # Rounding alone makes differences that are all the same differ by this.
+  # Equal differences still differ by rounding.
   if std and std > 1e-12 * max(map(abs, differences)):
     a, b = ([values[unit] for unit in common] for values in (row, other))
     p = float(stats.ttest_rel(a, b).pvalue)

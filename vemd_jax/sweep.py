@@ -3,20 +3,20 @@ r"""Runs a sweep: every row of a table, for several seeds.
   python -m vemd_jax.sweep configs/claim.py --seeds=5 --workdir=SWEEP
   python -m vemd_jax.table SWEEP
 
-Each run is a process of its own in SWEEP/GROUP/ROW/seed_K. One that fails is
-reported and the others go on. Called again, the sweep goes on where it stopped,
-and tries again what had failed.
+Each run is a process of its own in SWEEP/GROUP/ROW/seed_K. A run that fails is
+reported, and the others continue. The same command resumes an interrupted sweep
+and tries failed runs again.
 
-  --paths NAME=PATH    where data and weights lie; rows without are left out
+  --paths NAME=PATH    data and weights; rows whose path is missing are left out
   --jobs=N             N runs at a time, which share the CPU cores
-  --devices=0,1,2,3    a run at a time on each GPU or TPU chip
-  --only='scenes/*'    some of the rows
-  --list               shows the runs and their numbers, and runs nothing
-  --index=I            run I alone, for a job array (launch/sweep.sh)
+  --devices=0,1,2,3    one run at a time on each GPU or TPU chip
+  --only='single*/*'   only these rows, GROUP/NAME
+  --list               shows the runs and their numbers, executes nothing
+  --index=I            only run I, for a job array (launch/sweep.sh)
 
-Several of these commands may work on the same SWEEP at the same time: a run is
-locked by the process that has it. Options after the file's name are given to
-every recipe (configs/claim.py:tiny), and so is --config.KEY=VALUE.
+Several such commands may work on the same SWEEP at the same time: each run is
+locked while it is executed. Options after the file's name are passed to every
+recipe (configs/claim.py:tiny), and so are arguments --config.KEY=VALUE.
 """
 
 import argparse
@@ -54,7 +54,7 @@ class Place(NamedTuple):
 
 
 class Process(NamedTuple):
-  """A run at work."""
+  """A run that is being executed."""
 
   run: Planned
   place: Place
@@ -63,7 +63,7 @@ class Process(NamedTuple):
 
 
 class Workers:
-  """Works off runs, several at a time."""
+  """Executes runs, several at a time."""
 
   def __init__(
       self,
@@ -71,12 +71,12 @@ class Workers:
       workdir: pathlib.Path,
       places: Sequence[Place],
   ):
-    """Makes ready.
+    """Initializes the workers.
 
     Args:
       commands: of the sweep.
       workdir: of the sweep.
-      places: where runs may run, one at a time in each.
+      places: where runs are executed, one at a time in each.
     """
     self._commands, self._workdir = commands, workdir
     self._places = list(places)
@@ -89,13 +89,13 @@ class Workers:
     self.elsewhere: set[Planned] = set()
 
   def work(self, runs: Sequence[Planned]) -> bool:
-    """Works until each run is done, failed, or another process's.
+    """Executes runs until each is done, has failed or is another process's.
 
     Args:
-      runs: those wanted; what they need is run before them.
+      runs: the runs; those that they need are executed before them.
 
     Returns:
-      False if it was asked to stop before.
+      False if it was interrupted.
     """
     self._waiting, self._given = list(runs), set(runs)
     before = {
@@ -133,7 +133,7 @@ class Workers:
         self._fail(run, f'needs {lost[0]}, which failed')
         continue
       if needs:
-        # Before this run; it waits where another process has the need.
+        # Where another process executes one of them, this run waits.
         for need in needs:
           if need not in self._waiting and need not in self._at_work():
             self._waiting.insert(0, need)
@@ -194,7 +194,7 @@ class Workers:
     return True
 
   def _collect(self) -> bool:
-    """Takes note of runs that have ended."""
+    """Handles the runs that have ended."""
     ended = [one for one in self._working if one.process.poll() is not None]
     for one in ended:
       self._working.remove(one)
@@ -220,11 +220,11 @@ class Workers:
 
 
 def check_same(folder: pathlib.Path, arguments: list[str]) -> None:
-  """Makes sure that a run goes on with the arguments that it began with.
+  """Makes sure that a run continues with the arguments of its start.
 
   Args:
     folder: of the run.
-    arguments: of the run now.
+    arguments: of the run.
 
   Raises:
     ValueError: names what differs.
@@ -235,30 +235,30 @@ def check_same(folder: pathlib.Path, arguments: list[str]) -> None:
   differ = sorted(set(json.loads(path.read_text())) ^ set(arguments))
   if differ:
     raise ValueError(
-        f'{folder} was begun with other arguments ({", ".join(differ)}); '
+        f'{folder} was started with other arguments ({", ".join(differ)}); '
         'expected another --workdir, or that folder removed'
     )
 
 
 def reason(folder: pathlib.Path, status: int) -> str:
-  """Why a run has failed: its last line, or what ended it."""
+  """Why a run has failed: its error message, or the signal that ended it."""
   if status < 0:
     return f'ended by signal {-status} ({folder / "log.txt"})'
   lines = (folder / 'log.txt').read_text(errors='replace').splitlines()
-  errors = [line for line in lines if line.strip()] or ['it said nothing']
-  told = [line for line in errors if line.startswith('error: ')]
-  return f'{(told or errors)[-1]} ({folder / "log.txt"})'
+  lines = [line for line in lines if line.strip()] or ['no output']
+  errors = [line for line in lines if line.startswith('error: ')]
+  return f'{(errors or lines)[-1]} ({folder / "log.txt"})'
 
 
 def make_places(jobs: int, devices: Sequence[str]) -> list[Place]:
-  """Where runs may run.
+  """Places for several runs at a time.
 
   Args:
-    jobs: runs at a time.
-    devices: numbers of accelerators, instead.
+    jobs: number of runs at a time; they share the CPU cores.
+    devices: numbers of accelerators, one for each place; instead of `jobs`.
 
   Returns:
-    A place for each.
+    The places.
   """
   if devices:
     return [
@@ -294,7 +294,7 @@ def _parser() -> argparse.ArgumentParser:
   add('--only', default='*', help='rows, GROUP/NAME with * and ?')
   add('--jobs', type=int, default=1, help='runs at a time')
   add('--devices', default='', help='numbers of accelerators, 0,1,2')
-  add('--index', type=int, help='run of this number alone, see --list')
+  add('--index', type=int, help='only the run of this number, see --list')
   add('--list', action='store_true', help='show the runs, do nothing')
   return parser
 
@@ -373,7 +373,7 @@ def _run(arguments: argparse.Namespace, more: list[str]) -> int:
   print(f'{len(done)} of {len(runs)} runs are done; '
         f'table: python -m vemd_jax.table {arguments.workdir}')  # fmt: skip
   if not finished:
-    print('stopped; the same command goes on', file=sys.stderr)
+    print('interrupted; the same command resumes', file=sys.stderr)
     return 128 + signal.SIGTERM
   return 1 if workers.failed else 0
 

@@ -1,7 +1,7 @@
-"""What a sweep is made of, and the runs that it stands for.
+"""Sweeps: the rows of a table, and the runs that fill it.
 
-A sweep is a Python file that defines `SWEEP`, a `Sweep`: the rows of a table,
-each a recipe with changes, repeated for several seeds and for each fold.
+A sweep is a Python file that defines `SWEEP`, a `Sweep`. Each row is a recipe
+with changes, which is run with several seeds and on each fold.
 """
 
 import dataclasses
@@ -26,11 +26,12 @@ class Row:
   Attributes:
     group: rows of a group are compared with one another.
     name: of the row, unique in its group.
-    recipe: file of the recipe and options, `folder.py:ve_md`; the file as seen
-      from the folder of the sweep's file.
-    overrides: key of the config -> value. In texts `{name}` is a path given by
-      --paths, or the workdir of another row, `{row}` of the same group or
-      `{group/row}`, with the same seed; that row runs first.
+    recipe: file of the recipe, relative to the file of the sweep, and options:
+      `folder.py:ve_md`.
+    overrides: key of the config -> value. In strings, `{name}` stands for a
+      path given by --paths, and `{row}` (of the same group) or `{group/row}`
+      for the workdir of another row's run with the same seed, which is executed
+      first.
     folds: of cross-validation, 0 without.
     published: numbers to be reached by this row.
   """
@@ -55,14 +56,14 @@ class Row:
 
 
 class Sweep(NamedTuple):
-  """A table to be filled.
+  """A table and how it is filled.
 
   Attributes:
-    rows: in the order of the table. In each group the first one is what the
-      others are compared with.
+    rows: in the order of the table. The rows of a group are compared with its
+      first one.
     metrics: of `results.json`, the columns of the table.
     split: val or test.
-    seeds: how many, where the command does not say.
+    seeds: default number of seeds.
     references: group -> published numbers of other methods.
   """
 
@@ -77,7 +78,7 @@ class Planned(NamedTuple):
   """One run of a sweep.
 
   Attributes:
-    row: which it is of.
+    row: of the table.
     seed: of the run.
     fold: from 1, or 0 without folds.
   """
@@ -134,7 +135,7 @@ def load(argument: str) -> tuple[Sweep, pathlib.Path, str]:
 
 
 def planned(sweep: Sweep, seeds: int) -> list[Planned]:
-  """All runs of a sweep: seed by seed, so that a table soon has all rows.
+  """All runs of a sweep, seed by seed, so that the table soon has all rows.
 
   Args:
     sweep: of `load`.
@@ -165,7 +166,7 @@ def _names(value: Any) -> Iterator[str]:
 
 
 class Commands:
-  """The command line of each run, and which runs it needs before."""
+  """The command line of each run, and the runs that it depends on."""
 
   def __init__(
       self,
@@ -176,7 +177,7 @@ class Commands:
       paths: Mapping[str, str],
       more: Sequence[str] = (),
   ):
-    """Takes what all runs have in common.
+    """Keeps what all runs have in common.
 
     Args:
       sweep: of `load`.
@@ -191,7 +192,7 @@ class Commands:
     self._rows = {row.key: row for row in sweep.rows}
 
   def missing(self, row: Row) -> set[str]:
-    """Names of paths that were not given and that the row cannot do without."""
+    """Names of the paths that the row needs and that were not given."""
     result = set()
     for name in names_in(row):
       needed = self._row(row, name)
@@ -202,7 +203,7 @@ class Commands:
     return result
 
   def needs(self, run: Planned) -> list[Planned]:
-    """The runs that have to be done before."""
+    """The runs that have to be executed before."""
     rows = (self._row(run.row, name) for name in sorted(names_in(run.row)))
     return [self._same(run, row) for row in rows if row is not None]
 
@@ -244,7 +245,7 @@ class Commands:
 
 
 def save(sweep: Sweep, workdir: pathlib.Path) -> None:
-  """Writes what `vemd_jax.table` needs to know of the sweep."""
+  """Writes sweep.json, which `vemd_jax.table` reads."""
   text = json.dumps({
       'rows': [
           {

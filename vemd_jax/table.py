@@ -3,14 +3,16 @@ r"""Makes the table of a sweep, or of several runs.
   python -m vemd_jax.table SWEEP
   python -m vemd_jax.table RUN_1 RUN_2 RUN_3
 
-The first form reads what vemd_jax.sweep has run so far and writes table.md,
-table.tex, table.png and table.json there. The second takes workdirs that differ
-by seed or fold alone for one row and writes beside the first of them.
+The first form reads the runs of vemd_jax.sweep that are done and writes
+table.md, table.tex, table.png and table.json there. The second takes workdirs
+that differ only in seed or fold, prints their mean, and writes the same files
+beside the first of them.
 
 Each row has the mean, the standard deviation between runs and a 95 % interval
-of the mean; its difference from the first row of its group (or --against) on
-the same seeds, with a paired t-test, and p corrected for the number of rows in
-the group (Holm). With folds, seeds are averaged and folds are counted.
+of the mean (Student's t); its difference from the first row of its group, or
+from --against, on the same seeds, with a paired t-test; and p corrected for the
+number of rows in the group (Holm). With folds, the seeds of a fold are averaged
+and n counts folds.
 """
 
 import argparse
@@ -59,7 +61,7 @@ class Table(NamedTuple):
     percent: whether it is a share, and printed in percent.
     split: val or test.
     against: name of the row that the others are compared with.
-    lines: the rows.
+    lines: its rows.
   """
 
   group: str
@@ -72,7 +74,7 @@ class Table(NamedTuple):
 
 def tables(sweep: dict[str, Any], workdir: epath.Path,
            against: str = '') -> list[Table]:  # fmt: skip
-  """Fills the tables of a sweep with what has been run.
+  """The tables of a sweep, from the runs that are done.
 
   Args:
     sweep: what `sweep_plan.save` wrote.
@@ -146,15 +148,15 @@ def _references(given, metric: str) -> list[Line]:
 
 
 def one_row(workdirs: Sequence[epath.Path], split: str) -> list[Table]:
-  """Tables of workdirs that differ by seed or fold alone.
+  """Tables of workdirs that differ only in seed or fold.
 
   Args:
     workdirs: of the runs.
     split: val or test.
 
   Returns:
-    A line for each metric that all runs have; shares and other numbers in
-    tables of their own.
+    A line for each metric that all runs have; one table for shares and one
+    for other numbers.
 
   Raises:
     FileNotFoundError: a run has no results yet; names it.
@@ -227,7 +229,7 @@ def cells(table: Table, line: Line) -> list[str]:
 
 
 def _grid(table: Table) -> tuple[list[str], list[list[str]]]:
-  """Heads and rows as text, without columns that nobody fills."""
+  """Heads and rows as text, without empty columns."""
   metric = table.metric + (', %' if table.percent else '')
   heads = ['', *(h.format(metric=metric) for h in HEADS)]
   rows = [[line.name, *cells(table, line)] for line in table.lines]
@@ -316,7 +318,7 @@ def picture(made: Sequence[Table]) -> np.ndarray:
 
 
 def undone(sweep: dict[str, Any], workdir: epath.Path) -> list[str]:
-  """Runs that were begun and are not done, each with why if it failed."""
+  """Runs that were started and are not done, each with the reason."""
   lines = []
   for row in sweep['rows']:
     for run in results.run_folders(workdir / row['folder']):
@@ -364,7 +366,7 @@ def _make(arguments: argparse.Namespace) -> int:
     made = tables(sweep, out, arguments.against)
     left = undone(sweep, out)
     if not made:
-      raise ValueError(f'no run of {out} is done; begun: {len(left)}')
+      raise ValueError(f'no run of {out} is done, {len(left)} were started')
   else:
     made = one_row(workdirs, arguments.split)
     out = out.parent
