@@ -25,6 +25,7 @@ VARIANTS = (
     ('ve_md', 've_md', {}),
     ('ve_md_sr raw', 've_md_sr', {'model.head.sr_input': 'raw'}),
     ('ve_md_sr projected', 've_md_sr', {'model.head.sr_input': 'projected'}),
+    ('ve_md_sr relations', 'relations', {}),
     ('ve_md latent 16', 've_md', {'model.latent.dim': 16}),
     ('ve_md latent 256', 've_md', {'model.latent.dim': 256}),
     ('ve_md kl 0', 've_md', {'losses.kl.weight': 0.0}),

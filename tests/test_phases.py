@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from configs import group_scenes
-from vemd_jax import checkpoint, optim, phases, sharding, train
+from vemd_jax import checkpoint, optim, phases, sharding, stopping, train
 from vemd_jax import config as config_lib
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -82,9 +82,9 @@ def straight(tmp_path_factory):
     states.append(jax.tree.map(np.array, state))
     return state, *rest
 
-  with jax.numpy_dtype_promotion('standard'):
-    run.train_step = recorded
-    assert train.train(run)
+  with jax.numpy_dtype_promotion('standard'), stopping.Stop() as stop:
+    run.train_step, run.stop = recorded, stop
+    train.train(run)
   run.train_step = step
   return run, states
 
@@ -217,13 +217,15 @@ def test_stopped_at_every_step_ends_with_the_same_bits(straight, tmp_path):
 
   def then_signal(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGTERM)
+    assert stopped.stop._given.wait(10)
     return step(*args, **kwargs)
 
   stopped.train_step = then_signal
-  starts = 1
-  while not train.train(stopped):
-    starts += 1
-  assert starts == 6
+  for done in range(1, 7):
+    with stopping.Stop() as stop:
+      stopped.stop = stop
+      with pytest.raises(stopping.Stopped, match=f'at step {done} of 6'):
+        train.train(stopped)
   last, _ = stopped.checkpoints.restore(stopped.target)
   jax.tree.map(np.testing.assert_array_equal, last, states[-1])
   stopped.checkpoints.close()

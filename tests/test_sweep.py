@@ -152,7 +152,7 @@ def test_a_failed_run_is_reported_and_tried_again(place, capsys):
 def test_two_sweeps_at_once_do_not_run_the_same(place, capsys):
   folder = place / 'W' / 'g' / 'first' / 'seed_0'
   folder.mkdir(parents=True)
-  with open(folder / 'lock', 'w') as lock:
+  with open(folder / 'sweep.lock', 'w') as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
     assert run(place, '--only=g/first', '--seeds=1') == 0
   assert 'executed by another process: g/first, seed 0' in (
@@ -197,9 +197,9 @@ def test_stopped_it_ends_its_runs_and_goes_on(place):
     time.sleep(0.01)
   process.send_signal(signal.SIGTERM)
   _, errors = process.communicate()
-  assert process.returncode == 143 and 'the same command resumes' in errors
+  assert process.returncode == 75 and 'the same command resumes' in errors
   assert not (folder / 'failed.txt').exists()
-  with open(folder / 'lock') as lock:  # The run has ended: nobody has it.
+  with open(folder / 'sweep.lock') as lock:  # The run has ended: nobody has it.
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 

@@ -33,7 +33,8 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from vemd_jax import sweep_plan
+from vemd_jax import stopping, sweep_plan
+from vemd_jax import workdir as workdir_lib
 from vemd_jax.sweep_plan import Planned
 
 # What a run executes, and the file that it writes at its end.
@@ -158,7 +159,8 @@ class Workers:
     taken = {id(one.place) for one in self._working}
     place = next(p for p in self._places if id(p) not in taken)
     with (
-        open(folder / 'lock', 'w') as lock,
+        # Not the file that the run itself locks.
+        open(folder / 'sweep.lock', 'w') as lock,
         open(folder / 'log.txt', 'a') as log,
     ):
       try:
@@ -168,9 +170,8 @@ class Workers:
       if self._is_done(run):  # In the meantime, by another process.
         return True
       arguments = self._commands.arguments(run)
-      part = folder / 'arguments.json.part'
-      part.write_text(json.dumps(arguments, indent=2) + '\n')
-      part.replace(folder / 'arguments.json')
+      text = json.dumps(arguments, indent=2) + '\n'
+      workdir_lib.write(folder / 'arguments.json', text)
       (folder / 'failed.txt').unlink(missing_ok=True)
       process = subprocess.Popen(
           [
@@ -374,7 +375,7 @@ def _run(arguments: argparse.Namespace, more: list[str]) -> int:
         f'table: python -m vemd_jax.table {arguments.workdir}')  # fmt: skip
   if not finished:
     print('interrupted; the same command resumes', file=sys.stderr)
-    return 128 + signal.SIGTERM
+    return stopping.EXIT_CODE
   return 1 if workers.failed else 0
 
 

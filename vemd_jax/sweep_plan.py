@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from vemd_jax import metrics
+from vemd_jax import workdir as workdir_lib
 from vemd_jax.data import datasets
 from vemd_jax.data.datasets import Published
 
@@ -261,9 +262,7 @@ def save(sweep: Sweep, workdir: pathlib.Path) -> None:
       'references': dict(sweep.references),
   }, indent=2)  # fmt: skip
   workdir.mkdir(parents=True, exist_ok=True)
-  part = workdir / 'sweep.json.part'
-  part.write_text(text + '\n')
-  part.replace(workdir / 'sweep.json')
+  workdir_lib.write(workdir / 'sweep.json', text + '\n')
 
 
 def two_stages(
