@@ -213,6 +213,24 @@ def test_split_into_batches_and_padded():
         )
 
 
+def test_sums_come_back_from_json_bit_for_bit():
+  batch, arrays = jax.tree.map(jnp.asarray, make_split(12))
+  sums = losses.total(
+      as_outputs(arrays), batch, jax.random.key(0), TERMS, 0
+  )[1]
+  whole = jax.device_get(
+      metrics.Metrics.from_outputs(
+          as_outputs(arrays), batch, sums, precision=True
+      )
+  )
+  text = json.dumps(whole.plain())
+  restored = metrics.Metrics.from_plain(json.loads(text))
+  assert jax.tree.structure(restored) == jax.tree.structure(whole)
+  for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(whole)):
+    assert a.dtype == b.dtype
+    np.testing.assert_array_equal(a, b)
+
+
 def test_sharded_over_devices():
   mesh = jax.make_mesh(
       (4,), ('data',), axis_types=(jax.sharding.AxisType.Auto,)

@@ -143,39 +143,12 @@ class Metrics:
 
   def plain(self) -> dict[str, Any]:
     """The sums as JSON; `from_plain` restores the same bits."""
-    return jax.tree.map(
-        lambda x: np.asarray(x).tolist(), dataclasses.asdict(self)
-    )
+    return _plain(self)
 
   @classmethod
   def from_plain(cls, plain: Mapping[str, Any]) -> 'Metrics':
-    """Restores the metrics from `plain`, as float32 NumPy arrays."""
-
-    def array(x):
-      return None if x is None else np.asarray(x, np.float32)
-
-    def arrays(named):
-      return {k: tuple(map(array, v)) for k, v in named.items()}
-
-    def people(precision, **sums):
-      if precision is not None:
-        precision = people_metrics.Precision(
-            **{k: array(v) for k, v in precision.items()}
-        )
-      return people_metrics.People(
-          precision=precision, **{k: array(v) for k, v in sums.items()}
-      )
-
-    return cls(
-        terms=arrays(plain['terms']),
-        examples=array(plain['examples']),
-        confusion=array(plain['confusion']),
-        multi_label=array(plain['multi_label']),
-        heatmaps=arrays(plain['heatmaps']),
-        people={
-            part: people(**sums) for part, sums in plain['people'].items()
-        },
-    )
+    """Restores the metrics from `plain`, with NumPy arrays."""
+    return _restored(plain)
 
   def reduce(self) -> 'Metrics':
     """Sums over a leading axis, e.g. of `jax.lax.scan`."""
@@ -215,6 +188,37 @@ class Metrics:
     for part, people in sums.people.items():
       results |= {f'{part}_{k}': v for k, v in people.compute().items()}
     return results
+
+
+def _plain(x: Any) -> Any:
+  """Dataclasses, dicts, tuples and arrays as JSON that tells them apart."""
+  if x is None:
+    return None
+  if isinstance(x, tuple):
+    return [_plain(v) for v in x]
+  if isinstance(x, Mapping):
+    return {'dict': {k: _plain(v) for k, v in x.items()}}
+  if dataclasses.is_dataclass(x):
+    fields = {
+        f.name: _plain(getattr(x, f.name)) for f in dataclasses.fields(x)
+    }
+    return {'class': type(x).__name__, 'fields': fields}
+  x = np.asarray(x)
+  return {'array': x.tolist(), 'dtype': x.dtype.name}
+
+
+def _restored(plain: Any) -> Any:
+  if plain is None:
+    return None
+  if isinstance(plain, list):
+    return tuple(_restored(v) for v in plain)
+  if 'array' in plain:
+    return np.asarray(plain['array'], plain['dtype'])
+  if 'dict' in plain:
+    return {k: _restored(v) for k, v in plain['dict'].items()}
+  name = plain['class']
+  cls = Metrics if name == 'Metrics' else getattr(people_metrics, name)
+  return cls(**{k: _restored(v) for k, v in plain['fields'].items()})
 
 
 def _confusion(labels, predictions, counts, logits):
