@@ -119,6 +119,11 @@ def test_a_video_on_such_a_network(tmp_path, waited, monkeypatch):
     video.read_frames(str(path), 3)
 
 
+def test_a_pipe_does_not_wait(tmp_path):
+  os.mkfifo(tmp_path / 'a.jpg')
+  assert files.read_bytes(tmp_path / 'a.jpg') == b''
+
+
 # --- paths ------------------------------------------------------------------
 
 

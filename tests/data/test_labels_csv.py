@@ -168,6 +168,22 @@ def test_one_flag_is_enough_without_a_val_split(tmp_path):
     sources.make_source(config.data, 'val')
 
 
+def test_class_folders_with_a_holdout(tmp_path):
+  for split, count in (('train', 30), ('val', 2)):
+    for label in ('x', 'y'):
+      (tmp_path / split / label).mkdir(parents=True)
+      for i in range(count):
+        (tmp_path / split / label / f'{i}.jpg').write_bytes(b'1')
+  config = config_lib.default()
+  config.data.update(
+      name='folder', source='folder', root=str(tmp_path), holdout=0.3
+  )
+  assert len(sources.make_source(config.data, 'val')) == 4
+  held_out = len(sources.make_source(config.data, 'holdout'))
+  assert 3 < held_out < 40
+  assert len(sources.make_source(config.data, 'train')) == 60 - held_out
+
+
 def test_labels_that_differ_only_in_case_or_spaces(tmp_path):
   rows = [('a.jpg', 'train', 'very happy'), ('b.jpg', 'train', 'very  happy'),
           ('c.jpg', 'train', 'VeryHappy'), ('d.jpg', 'train', 'very happy'),

@@ -253,8 +253,9 @@ def test_a_playlist_opens_no_other_file(tmp_path, kind):
 def wave(rate=16000, channels=1, bits=16, data=bytes(3200), size=None):
   block = channels * bits // 8
   form = struct.pack(
-      '<HHIIHH', 1, channels, rate, rate * block & 0xFFFFFFFF, block, bits
-  )
+      '<HHIIHH', 1, channels, rate, rate * block & 0xFFFFFFFF,
+      block & 0xFFFF, bits,
+  )  # fmt: skip
   size = len(data) if size is None else size
   body = b'WAVEfmt ' + struct.pack('<I', 16) + form + b'data'
   body += struct.pack('<I', size) + data

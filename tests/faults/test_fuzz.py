@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from tests.faults.test_bad_files import wave
 from tests.prepare import official_layouts
-from vemd_jax.data import feature_cache, folder, labels_csv, overlaps
+from vemd_jax.data import feature_cache, folder, labels_csv
 from vemd_jax.prepare import audio, text
 from vemd_jax.prepare import index as ix
 from vemd_jax.prepare.layouts import (
@@ -185,7 +185,6 @@ def labels(root):
       source = folder.Folder(root, split, max_unreadable=1.0)
       for i in range(len(source)):
         assert source[i]['file'] == source.files[i]
-    overlaps.find(root)
 
   encoded = [_TABLE.encode(), _TABLE.replace(',', ';').encode('utf-16')]
   return read, inputs(*encoded, _TABLE.replace(',', '\t').encode('latin-1'))

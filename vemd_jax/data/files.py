@@ -79,8 +79,14 @@ def read_bytes(path: str | os.PathLike) -> bytes:
 
 
 def _read(path):
-  with open(path, 'rb') as file:
+  with _open(path) as file:
     return file.read()
+
+
+def _open(path):
+  # Opening a named pipe would wait for a writer.
+  return open(path, 'rb', 0, opener=lambda path, flags: os.open(
+      path, flags | os.O_NONBLOCK))  # fmt: skip
 
 
 def exists(path: str | os.PathLike) -> bool:
@@ -119,7 +125,7 @@ class Reader(io.RawIOBase):
     super().__init__()
     self.name = os.fspath(path)
     self._at = 0
-    self._file = retry(open, self.name, 'rb', 0)
+    self._file = retry(_open, self.name)
     self.size = os.fstat(self._file.fileno()).st_size
 
   def readable(self) -> bool:
@@ -136,7 +142,7 @@ class Reader(io.RawIOBase):
 
   def _piece(self, path: str, size: int) -> bytes:
     if self._file.closed:
-      self._file = open(path, 'rb', 0)  # noqa: SIM115
+      self._file = _open(path)
     try:
       return os.pread(self._file.fileno(), size, self._at)
     except OSError:

@@ -41,7 +41,7 @@ import pathlib
 import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -227,14 +227,6 @@ class Folder:
     if self._text is not None:
       record['text_embedding'] = self._text(file)
     return record
-
-  def pictures(self) -> Iterator[tuple[str, pathlib.Path]]:
-    """Yields name and path of each image, video and frame of a clip."""
-    for name, path, clip in zip(self.files, self._paths, self._clips):
-      if clip is None:
-        yield name, path
-      else:
-        yield from ((f'{name}/{frame}', path / frame) for frame in clip)
 
   def _path(self, table, row, name, inside) -> pathlib.Path:
     """The path of a file name, in whichever Unicode form it is stored."""

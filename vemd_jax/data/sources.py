@@ -159,7 +159,7 @@ def _group_scenes(data: Settings, split: str):
 
 
 def _folder(data: Settings, split: str):
-  from vemd_jax.data import folder, labels_csv
+  from vemd_jax.data import class_folders, folder
 
   audio = text = None
   if data.audio_frames:
@@ -170,7 +170,7 @@ def _folder(data: Settings, split: str):
       split == 'val'
       and data.val_split == 'val'
       and data.holdout
-      and not labels_csv.read(data.root).names('val')
+      and not class_folders.table(data.root).names('val')
   ):
     # There is no split of the default name; the held-out part replaces it.
     split = 'holdout'

@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vemd_jax.data import datasets, files, overlaps
+from vemd_jax.data import datasets, files
 from vemd_jax.prepare.chunks import (
     FORMAT,
   Chunk,
@@ -50,7 +50,7 @@ from vemd_jax.prepare.layouts import (
   samsemo,
   vgaf,
 )
-from vemd_jax.prepare.report import make_report, table
+from vemd_jax.prepare.report import in_several_splits, make_report, table
 
 _READ = {
     'gaf3': gaf3.read,
@@ -123,7 +123,7 @@ def prepare(
     holdout = [
         datasets.holdout_value(name, s.group or s.file) for s in index.samples
     ]
-    shared = overlaps.described(
+    shared = in_several_splits(
         _groups(index), 'subjects or source videos'
     )
     if shared and options.hash_names:
@@ -376,7 +376,7 @@ def _write(
   # It prints its output folder, which is not where the data end up.
   with contextlib.redirect_stdout(io.StringIO()):
     builder.download_and_prepare()
-  shared = shared + overlaps.described(contents, 'identical samples')
+  shared = shared + in_several_splits(contents, 'identical samples')
   report = make_report(
       facts, options, index, lines, left_out, handled, shared
   )

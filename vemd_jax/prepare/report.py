@@ -3,7 +3,10 @@
 import collections
 import dataclasses
 import json
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
+
+from vemd_jax.data import labels_csv
 
 
 def make_report(
@@ -53,6 +56,33 @@ def make_report(
   }
   # The same types as when read from the file: lists instead of tuples.
   return json.loads(json.dumps(report))
+
+
+def in_several_splits(
+    places: Mapping[Hashable, Iterable[tuple[str, str]]], what: str
+) -> list[str]:
+  """Describes what is in more than one split.
+
+  Args:
+    places: key of equal things -> (split, name) of each of them.
+    what: noun for them, in the plural.
+
+  Returns:
+    One line, or none.
+  """
+  shared = []
+  for same in places.values():
+    first: dict[str, str] = {}
+    for split, name in same:
+      first.setdefault(split, name)
+    if len(first) > 1:
+      shared.append(' = '.join(f'{name} ({s})' for s, name in first.items()))
+  if not shared:
+    return []
+  return [
+      f'{len(shared)} {what} are in more than one split: '
+      f'{labels_csv.some(shared)}'
+  ]
 
 
 def table(report: dict[str, Any], names: int = 10) -> str:
