@@ -144,6 +144,24 @@ def test_readme_folder_from_the_demo(tmp_path):
   assert (tmp_path / 'OVERLAYS' / 'a_overlay.jpg').exists()
 
 
+@pytest.mark.slow
+def test_class_folders_from_new_to_a_prediction(tmp_path):
+  """`vemd new`, the commands that it prints, and the folder without labels."""
+  for i in range(24):
+    label = ('glad', 'sad')[i % 2]
+    write_image(tmp_path / 'FACES' / label / f'{i}.jpg', picture(seed=i))
+  direct = 'python -m vemd_jax.main --config=configs/folder.py'
+  run(f'{direct} --config.data.root=FACES --workdir=DIRECT', tmp_path)
+  predict(tmp_path, 'DIRECT')
+  out = run('python -m vemd_jax.prepare.new FACES', tmp_path)
+  chain = [c.strip() for c in out.splitlines() if 'vemd train' in c]
+  assert len(chain) == 2
+  for command in chain:
+    command = command.replace('vemd train', 'python -m vemd_jax.main')
+    run(command, tmp_path)
+  predict(tmp_path, 'runs/FACES')
+
+
 def test_gaf3_from_coco(tmp_path):
   """Structure from COCO and the ViT of stage 1, then GAF-3.0."""
   prepare(tmp_path, 'coco', 'COCO')

@@ -2,7 +2,9 @@ import pathlib
 
 import pytest
 
+from configs import folder
 from vemd_jax import config as config_lib
+from vemd_jax import run
 
 RECIPES = sorted(
     p
@@ -118,3 +120,24 @@ def test_a_mixture_changes_only_what_it_names():
   config.lock()
   with pytest.raises(ValueError, match='config.mixture.a'):
     config_lib.datasets(config)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'expected'),
+    [
+        ({'steps': 7, 'min_steps': 20}, 7),
+        ({'epochs': 2.5}, 13),
+        ({'epochs': 2.5, 'min_steps': 12}, 13),
+        ({'epochs': 2.5, 'min_steps': 20}, 20),
+    ],
+)
+def test_length_of_training(changes, expected):
+  config = config_lib.default()
+  config.update(changes)
+  assert run.training_steps(config, 5) == expected
+
+
+def test_few_pictures_are_trained_beyond_the_warm_up():
+  config = folder.get_config()
+  assert run.training_steps(config, 4) > 5 * config.optim.warmup_steps
+  assert run.training_steps(folder.get_config('tiny'), 4) <= 10

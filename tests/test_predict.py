@@ -114,6 +114,7 @@ def test_folder_is_searched_in_order(tmp_path, capsys):
   save(tmp_path / 'z.png', 0)
   save(tmp_path / 'inner' / 'a.JPG', 0)
   (tmp_path / 'labels.csv').write_text('file\n')
+  (tmp_path / 'inner' / '._a.JPG').write_bytes(b'metadata of macOS')
   assert run(tmp_path, '--json') == 0
   names = [a['file'] for a in json_lines(capsys)]
   assert names == [str(tmp_path / 'inner' / 'a.JPG'), str(tmp_path / 'z.png')]

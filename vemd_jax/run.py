@@ -160,6 +160,21 @@ def _make_model(config: ConfigDict, opened: dict[str, Any]) -> VEMD:
   )
 
 
+def training_steps(config: ConfigDict, epoch: int) -> int:
+  """Length of training in steps.
+
+  Args:
+    config: the whole config.
+    epoch: number of steps per epoch.
+
+  Returns:
+    The number of steps.
+  """
+  return config.steps or max(
+      math.ceil(config.epochs * epoch), config.min_steps
+  )
+
+
 def set_up(config: ConfigDict, workdir: epath.Path) -> Run:
   """Opens the data, builds the model and the steps, computes shardings.
 
@@ -189,7 +204,7 @@ def set_up(config: ConfigDict, workdir: epath.Path) -> Run:
 
   local = sharding.local_batch_size(config.batch_size, mesh, 'batch_size')
   epoch = pipeline.steps_per_epoch(datasets, local, jax.process_count())
-  steps = config.steps or math.ceil(config.epochs * epoch)
+  steps = training_steps(config, epoch)
 
   model = _make_model(config, opened)
   phases = phases_lib.parse(config.phases, steps)

@@ -15,9 +15,10 @@ def default() -> ConfigDict:
   config.seed = 0
   config.mode = 'both'
 
-  # Training length; epochs are used if steps is 0.
+  # Training length; epochs are used if steps is 0, but at least min_steps.
   config.steps = 0
   config.epochs = 50.0
+  config.min_steps = 0
   # Global batch size, over all processes.
   config.batch_size = 32
 

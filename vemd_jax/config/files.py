@@ -13,8 +13,8 @@ from vemd_jax.config.defaults import default
 # Keys that may change when a run is resumed: logging, evaluation, the number of
 # steps, and what the run runs on.
 MAY_CHANGE = (
-    'mode', 'steps', 'epochs', 'log_every', 'eval', 'metrics', 'profile',
-    'mesh', 'deterministic', 'faults', 'checkpoint.every',
+    'mode', 'steps', 'epochs', 'min_steps', 'log_every', 'eval', 'metrics',
+    'profile', 'mesh', 'deterministic', 'faults', 'checkpoint.every',
     'checkpoint.keep_latest', 'checkpoint.keep_best', 'checkpoint.resume',
     'checkpoint.init_from', 'data.root', 'data.val_split', 'data.test_split',
     'data.max_unreadable', 'data.num_threads', 'data.num_workers',

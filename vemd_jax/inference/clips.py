@@ -147,6 +147,8 @@ def _upright(frame: av.VideoFrame) -> np.ndarray:
 def find_inputs(paths: Sequence[str]) -> list[str]:
   """Lists input files; folders are searched for photographs and videos.
 
+  Hidden files, such as the metadata files of macOS, are skipped in folders.
+
   Args:
     paths: files and folders.
 
@@ -165,7 +167,9 @@ def find_inputs(paths: Sequence[str]) -> list[str]:
     found = sorted(
         str(p)
         for p in pathlib.Path(path).rglob('*')
-        if p.suffix.lower() in PHOTO_SUFFIXES + video.SUFFIXES and p.is_file()
+        if p.suffix.lower() in PHOTO_SUFFIXES + video.SUFFIXES
+        and not p.name.startswith('.')
+        and p.is_file()
     )
     if not found:
       raise ValueError(f'{path}: no photographs or videos in this folder')

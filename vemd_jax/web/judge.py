@@ -169,8 +169,10 @@ class Judge:
 def _is_video(data: bytes) -> bool:
   """Whether the first bytes are those of a video container."""
   boxes = b'ftyp', b'moov', b'mdat', b'wide', b'free', b'skip'
+  # Still images in the same container.
+  stills = b'avif', b'heic', b'heix', b'mif1', b'msf1'
   return (
-      (data[4:8] in boxes and data[8:12] not in (b'avif', b'heic', b'mif1'))
+      (data[4:8] in boxes and data[8:12] not in stills)
       or data[:4] == b'\x1a\x45\xdf\xa3'  # Matroska, WebM
       or (data[:4] == b'RIFF' and data[8:12] == b'AVI ')
   )  # fmt: skip
