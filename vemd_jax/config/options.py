@@ -79,6 +79,7 @@ def _relations(config: ConfigDict) -> None:
   for part in ('body', 'face'):
     config.losses[f'{part}_centers'].weight = 1.0
     config.losses[f'{part}_query'].weight = 0.0
+  config.losses.sources = loss('emotion_sources', 1.0)
 
 
 def _audio(config: ConfigDict) -> None:

@@ -56,6 +56,8 @@ class Outputs:
     body: decoded bodies.
     face: decoded faces.
     frame_attention: [B, T] float32, the weight of each frame, sums to 1.
+    sources: [B, S, C] float32, what the latents and the relations of each part
+      add to the logits; None where the head does not read relations.
   """
 
   logits: jax.Array | None
@@ -64,3 +66,4 @@ class Outputs:
   body: Structure | None = None
   face: Structure | None = None
   frame_attention: jax.Array | None = None
+  sources: jax.Array | None = None
