@@ -72,10 +72,11 @@ def emotion_cross_entropy(
 
 
 def emotion_sources(outputs: Outputs, batch: Batch, rng: jax.Array) -> Term:
-  """Cross-entropy of each summand of the logits on its own.
+  """Mean cross-entropy of the individual summands of the logits.
 
-  Where one source tells the emotion of most training examples, the others would
-  get hardly any gradient from the sum and stay untrained.
+  If one source classifies most training examples, the gradient of the summed
+  logits vanishes and the other sources remain untrained; here each source is
+  trained to classify alone.
 
   Args:
     outputs: sources [B, S, C].
@@ -83,7 +84,7 @@ def emotion_sources(outputs: Outputs, batch: Batch, rng: jax.Array) -> Term:
     rng: not used.
 
   Returns:
-    Nats an example, the mean over the sources; labelled examples count.
+    Nats per example, averaged over the sources; labelled examples count.
 
   Raises:
     ValueError: if the head does not read relations.
