@@ -88,7 +88,7 @@ class Metrics:
       threshold: class probability at which a label counts as predicted; below
         1/3, so that three labels can be predicted. Used if the batch has
         `label_multi_hot` [B, C].
-      precision: whether to sum for the average precision of bodies, too.
+      precision: whether to compute the histograms for `body_oks_ap`.
 
     Returns:
       The batch's metrics.

@@ -1,9 +1,9 @@
-"""How well decoded people agree with true ones, as sums over batches.
+"""Metrics of decoded people, as sums over batches.
 
-Bodies as COCO measures them (https://cocodataset.org/#keypoints-eval): average
-precision over object keypoint similarity, in all and by the size of the person.
-Faces as 300-W does: the mean error of the landmarks over the distance between
-the outer corners of the eyes.
+Bodies: average precision over object keypoint similarity as COCO defines it
+(https://cocodataset.org/#keypoints-eval), overall and by size of the person.
+Faces: normalized mean error as in 300-W, the mean error of the landmarks over
+the distance between the outer corners of the eyes.
 """
 
 from collections.abc import Mapping
@@ -17,14 +17,15 @@ from vemd_jax import losses, skeletons
 from vemd_jax.losses import matching
 from vemd_jax.models.outputs import Structure
 
-# A joint is right within this share of the longer side of its person's box.
+# PCK threshold, relative to the longer side of the person's bounding box.
 PCK_SHARE = 0.1
-# Presence logits are counted in bins of this range: precision needs their
-# order only, and bins add up over batches and processes.
+# Average precision depends only on the order of the presence logits, so they
+# are binned over [-RANGE, RANGE]: histograms can be summed over batches and
+# processes.
 BINS, RANGE = 2048, 16.0
-# Area of a person in their joints' bounding box (0.53 over COCO's people).
+# Area of a person relative to the bounding box of the joints (mean of COCO).
 AREA_SHARE = 0.53
-# COCO's ranges of a person's area in square pixels; `all` comes first.
+# COCO's ranges of a person's area in square pixels, of the model's input.
 SIZES = {
     'all': (0.0, 1e10),
     'small': (0.0, 32.0**2),
@@ -38,18 +39,18 @@ _EYES = (36, 45)
 
 @flax.struct.dataclass
 class People:
-  """Sums over the people of one part.
+  """Sums over the matched people of one part.
 
   Attributes:
-    people: number of people to be found.
-    joints: [sizes] number of their joints, of those who got a query.
-    error: sum of the joints' distances in pixels.
-    right: [sizes] joints within `PCK_SHARE` of the person's size.
+    people: number of annotated people.
+    joints: [sizes] number of visible joints of the matched people.
+    error: sum over those joints of the distance in pixels.
+    right: [sizes] number of joints within `PCK_SHARE` of the person's size.
     found: [bins] matched queries by presence logit; None without presence.
-    empty: [bins] the other queries.
-    faces: faces whose outer corners of the eyes are known.
-    landmark_error: sum over them of the normalized mean error.
-    precision: for average precision over similarity; None in training.
+    empty: [bins] unmatched queries by presence logit.
+    faces: number of matched faces with both outer corners of the eyes visible.
+    landmark_error: sum over those faces of the normalized mean error.
+    precision: histograms for `oks_ap`; None in training.
   """
 
   people: jax.Array
@@ -85,12 +86,12 @@ class People:
 
 @flax.struct.dataclass
 class Precision:
-  """What COCO's average precision over similarity is made of.
+  """Histograms for COCO's average precision over keypoint similarity.
 
   Attributes:
     people: [sizes] number of people.
-    hits: [sizes, thresholds, bins] queries that found somebody, by presence.
-    misses: [sizes, thresholds, bins] those that found nobody.
+    hits: [sizes, thresholds, bins] true positives by presence logit.
+    misses: [sizes, thresholds, bins] false positives by presence logit.
   """
 
   people: jax.Array
@@ -98,7 +99,7 @@ class Precision:
   misses: jax.Array
 
   def compute(self) -> dict[str, float]:
-    """`oks_ap`, and `oks_ap_<size>` of the sizes that there are."""
+    """`oks_ap`, and `oks_ap_<size>` of the sizes that occur."""
     results = {}
     for i, size in enumerate(SIZES):
       if self.people[i] and (not i or self.people[i] != self.people[0]):
@@ -121,11 +122,11 @@ def measure(
   """Sums of one batch.
 
   Args:
-    structure: with limbs.
+    structure: decoded structure with limbs.
     batch: keypoints and mask of the part; image for its size.
     part: 'body' or 'face'.
-    frames: [B, T] bool, those that count.
-    precision: whether to sum for the average precision of bodies, too.
+    frames: [B, T] bool, annotated frames of real examples.
+    precision: whether to compute the histograms for `oks_ap`.
 
   Returns:
     The sums.
@@ -149,7 +150,8 @@ def measure(
   queries = queries * jnp.broadcast_to(size, queries.shape)
   found = matching.take(queries, match)
   true = keypoints[..., :2].astype(jnp.float32)
-  # A joint exists where its limb ends do; a landmark off all limbs, never.
+  # A joint exists where a limb end does; landmarks that belong to no limb are
+  # not evaluated.
   exists = matching.joints(target.exists.astype(jnp.float32), topology, count)
   exists = (exists[..., 0] > 0) & target.mask[..., None]
   present = exists & match.matched[..., None]
@@ -204,7 +206,7 @@ def _by_size(joints, inside):
 
 
 def _landmarks(part, keypoints, distance, present):
-  """Faces with known eyes, and the sum of their normalized mean errors."""
+  """Number of faces with visible eyes, and the sum of their errors."""
   if part != 'face':
     return jnp.zeros(()), jnp.zeros(())
   eyes = keypoints[..., _EYES, :].astype(jnp.float32)
@@ -230,7 +232,7 @@ def _similarity(queries, true, exists, area):
 
 
 def _precision(similarity, scores, inside, there, own_size, frames):
-  """Greedy matching as pycocotools does it, the most confident query first."""
+  """Greedy matching as in pycocotools, in descending order of presence."""
   q, p = similarity.shape[-2:]
   order = jnp.argsort(-scores, -1).reshape(-1, q)
   similarity = similarity.reshape(-1, q, p)
@@ -244,7 +246,7 @@ def _precision(similarity, scores, inside, there, own_size, frames):
       own = jnp.broadcast_to(similarity[query], taken.shape)
       enough = own >= _THRESHOLDS.reshape(1, -1, 1)
       free = enough & ~taken & there.reshape(1, 1, -1)
-      # People of the other sizes do not count, and are taken last.
+      # People of other sizes are ignored, and are matched last.
       counts = jnp.broadcast_to(inside[:, None], taken.shape)
       rank = jnp.where(free, own + jnp.where(counts, 2.0, 0.0), -1.0)
       best = rank.argmax(-1)
@@ -256,7 +258,7 @@ def _precision(similarity, scores, inside, there, own_size, frames):
 
     taken = jnp.zeros((*shape, p), bool)
     _, (query, hit, miss) = jax.lax.scan(step, taken, order)
-    # Back from the order of confidence to that of the queries.
+    # From the order of presence to that of the queries.
     back = jnp.argsort(query)
     return hit[back], miss[back]
 
@@ -291,7 +293,7 @@ def _histogram(scores, counts):
 
 
 def _precisions(found, empty):
-  """Found and precision by falling score; 0 / 0 is 0."""
+  """Matches and precision by descending score; 0 / 0 is 0."""
   found = np.asarray(found, np.float64)[::-1]
   all_ = (found + np.asarray(empty, np.float64)[::-1]).cumsum()
   hits = found.cumsum()
@@ -301,15 +303,15 @@ def _precisions(found, empty):
 def average_precision(
     found: np.ndarray, empty: np.ndarray, people: float
 ) -> float:
-  """Area under precision over recall, from counts by rising score.
+  """Area under the precision-recall curve, from histograms over the score.
 
   Args:
-    found: [bins] queries that stand for somebody.
-    empty: [bins] queries that do not.
-    people: number of people; those that no query stands for are misses.
+    found: [bins] number of matched queries, by ascending score.
+    empty: [bins] number of unmatched queries.
+    people: number of people; people without a matched query count as misses.
 
   Returns:
-    0..1: sum over bins of the rise in recall x precision.
+    0..1: sum over bins of the increase in recall times the precision.
   """
   found, precision = _precisions(found, empty)
   return float((found * precision).sum() / people)
@@ -318,12 +320,12 @@ def average_precision(
 def interpolated_precision(
     found: np.ndarray, empty: np.ndarray, people: float
 ) -> float:
-  """COCO's average precision: at 101 recalls, the best precision from there on.
+  """COCO's average precision, interpolated at 101 recall levels.
 
   Args:
-    found: as in `average_precision`; so for the rest.
-    empty: see found.
-    people: see found.
+    found: [bins] as in `average_precision`.
+    empty: [bins] as in `average_precision`.
+    people: as in `average_precision`.
 
   Returns:
     0..1.

@@ -70,8 +70,8 @@ FACE_FLIP = np.array(
     np.int32,
 )
 
-# Joints whose mean is somebody's center; where none is visible, the mean of
-# those that are.
+# Joints whose mean is a person's center; if none of them is visible, the center
+# is the mean of the visible joints.
 CENTER_JOINTS = {'body': (5, 6), 'face': tuple(range(68))}
 
 # How far annotators disagree on a body joint, as a share of the square root of

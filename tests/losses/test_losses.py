@@ -633,7 +633,7 @@ def test_oks():
 
 
 def test_person_centers():
-  """Place by place, person by person, in plain loops."""
+  """Against plain loops over positions and people."""
   batch = make_batch()
   h, w = 6, 8
   rng = np.random.default_rng(6)

@@ -38,7 +38,6 @@ DEFAULTS = {
         'positions': 'sinusoidal',
         'presence': True,
         'st_gcn': 'none',
-        'initial': 'learned',
     },
     'head': {
         'positions': 'sinusoidal',
@@ -49,7 +48,6 @@ DEFAULTS = {
         'sr_input': 'projected',
         'proj_dim': 8,
         'attend': 'frames',
-        'structure_gradient': 1.0,
     },
     'fusion': {
         'method': 'concat',
@@ -67,7 +65,8 @@ def fields(**changes) -> dict:
   result = copy.deepcopy(DEFAULTS)
   for key, value in changes.items():
     if isinstance(value, dict):
-      unknown = value.keys() - result[key].keys() - {'token_order', 'skips'}
+      optional = {'token_order', 'skips', 'initial', 'structure_gradient'}
+      unknown = value.keys() - result[key].keys() - optional
       assert not unknown, unknown
       result[key].update(value)
     else:

@@ -77,6 +77,8 @@ def active_losses(config: ConfigDict) -> dict[str, dict]:
       continue
     if model.variant == 'vit' and entry['fn'] in ('kl', 'mmd'):
       continue
+    if not _has_place(entry['fn'], model):
+      continue
     entry['weight'] = phases.weights(parts, name, entry['weight'])
     if any(weight for _, weight in entry['weight']):
       active[name] = entry
@@ -88,6 +90,18 @@ def active_losses(config: ConfigDict) -> dict[str, dict]:
       )
     active[name] = {**entry.to_dict(), 'weight': 0.0}
   return active
+
+
+def _has_place(fn: str, model: ConfigDict) -> bool:
+  """Whether the model has the outputs that the loss function reads."""
+  if fn in ('person_query', 'person_centers'):
+    centers = model.person_query.initial == 'centers'
+    return centers == (fn == 'person_centers')
+  if fn == 'emotion_sources':
+    own_head = import_path.is_path(model.head.name)
+    relations = model.head.sr_input == 'relations'
+    return model.variant == 've_md_sr' and relations and not own_head
+  return True
 
 
 def check(config: ConfigDict) -> None:
@@ -191,6 +205,20 @@ def check(config: ConfigDict) -> None:
           f'config.phases[{i}].schedule is {schedule!r}, expected one of '
           f'{", ".join(choices["optim.schedule"])}'
       )
+  model = config.model
+  centers = model.person_query.initial == 'centers'
+  centers = centers and model.decoder == 'person_query'
+  if model.encoder.skips and not (centers or model.decoder == 'heatmap'):
+    raise ValueError(
+        f'config.model.encoder.skips is {model.encoder.skips}, but learned '
+        'queries do not read skips; expected 0, or '
+        'config.model.person_query.initial=centers'
+    )
+  if centers and model.person_query.st_gcn != 'none':
+    raise ValueError(
+        f'config.model.person_query.st_gcn is {model.person_query.st_gcn!r}, '
+        "but initial='centers' decodes no adjacency; expected none"
+    )
   unknown = set(config.model.parts) - {'body', 'face'}
   if unknown:
     raise ValueError(

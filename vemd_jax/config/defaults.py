@@ -123,8 +123,9 @@ def default() -> ConfigDict:
           # For vit_b and vit_l: grid, or reference (the scrambled reshape of
           # the reference).
           'token_order': 'grid',
-          # How many of the encoder's earlier stages the decoders read, too,
-          # each twice as fine as the one after it (residual, resnet).
+          # Number of earlier encoder stages that the decoders read through skip
+          # connections, each at twice the resolution of the next (residual,
+          # resnet).
           'skips': 0,
       },
       'latent': {'dim': 512, 'deterministic': False},
@@ -140,8 +141,9 @@ def default() -> ConfigDict:
           'stage_convs': 4,
       },
       'person_query': {
-          # Where queries start: learned (the paper), or centers, the places of
-          # the grid that find somebody's center.
+          # learned: queries are learned vectors (the paper). centers: queries
+          # are the grid positions at which a person's center is detected; there
+          # is no transformer then, and only `queries` has an effect.
           'initial': 'learned',
           'queries': 100,
           'layers': 3,
@@ -163,10 +165,11 @@ def default() -> ConfigDict:
           # flat (as in the paper) or pooled (fewer parameters, needs less
           # training data).
           'latent_input': 'flat',
-          # raw, projected, or relations (between people, before any pooling).
+          # raw, projected, or relations: read from pairs of people
+          # (person_query) or from neighbourhoods of the limb maps (heatmap).
           'sr_input': 'projected',
-          # Share of the emotion's gradient that reaches the decoded structure:
-          # 1 all of it, 0 none.
+          # Factor of the emotion's gradient where it enters the decoded
+          # structure: 1 passes it on, 0 stops it.
           'structure_gradient': 1.0,
           'proj_dim': 512,
           'attend': 'frames',
@@ -198,13 +201,15 @@ def default() -> ConfigDict:
           )
           for part in ('body', 'face')
       },
-      # Where person_query.initial is centers.
+      # Instead of <part>_query where person_query.initial is centers.
       **{
           f'{part}_centers': loss(
-              'person_centers', 0.0, 'person_query', part=part
+              'person_centers', 1.0, 'person_query', part=part
           )
           for part in ('body', 'face')
       },
+      # Where head.sr_input is relations.
+      'sources': loss('emotion_sources', 1.0),
       'kl': loss('kl', 1e-4, warmup_steps=1000, free_bits=0.0),
   })
 

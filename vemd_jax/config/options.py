@@ -71,14 +71,11 @@ def laptop(config: ConfigDict) -> None:
 
 
 def _relations(config: ConfigDict) -> None:
-  """Finds people at their centers and reads what lies between them."""
+  """Detects people at their centers and reads relations between them."""
   config.model.update(variant='ve_md_sr', decoder='person_query')
   config.model.encoder.skips = 1
   config.model.person_query.initial = 'centers'
   config.model.head.sr_input = 'relations'
-  for part in ('body', 'face'):
-    config.losses[f'{part}_centers'].weight = 1.0
-    config.losses[f'{part}_query'].weight = 0.0
 
 
 def _audio(config: ConfigDict) -> None:

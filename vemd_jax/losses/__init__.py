@@ -14,6 +14,7 @@ raised at trace time. Terms are computed in float32.
 
 from vemd_jax.losses.emotion import (
     emotion_cross_entropy,
+    emotion_sources,
     focal_emotion,
     multi_label_emotion,
     ordinal_emotion,
@@ -54,6 +55,7 @@ __all__ = [
     'Weighted',
     'counted_pixels',
     'emotion_cross_entropy',
+    'emotion_sources',
     'focal_emotion',
     'heatmap_awing',
     'heatmap_focal',

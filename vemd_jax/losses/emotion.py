@@ -71,6 +71,38 @@ def emotion_cross_entropy(
   return Term(-jnp.sum(target * jax.nn.log_softmax(logits), -1), mask)
 
 
+def emotion_sources(outputs: Outputs, batch: Batch, rng: jax.Array) -> Term:
+  """Mean cross-entropy of the individual summands of the logits.
+
+  If one source classifies most training examples, the gradient of the summed
+  logits vanishes and the other sources remain untrained; here each source is
+  trained to classify alone.
+
+  Args:
+    outputs: sources [B, S, C].
+    batch: label, label_mask.
+    rng: not used.
+
+  Returns:
+    Nats per example, averaged over the sources; labelled examples count.
+
+  Raises:
+    ValueError: if the head does not read relations.
+  """
+  if _without_labels(outputs, batch):
+    return empty_term(batch)
+  if outputs.sources is None:
+    raise ValueError(
+        'emotion_sources: the emotion head has one source; set'
+        ' config.model.head.sr_input=relations'
+    )
+  terms = [
+      emotion_cross_entropy(outputs.replace(logits=logits), batch, rng)
+      for logits in jnp.moveaxis(outputs.sources, 1, 0)
+  ]
+  return Term(sum(t.values for t in terms) / len(terms), terms[0].mask)
+
+
 def multi_label_emotion(
     outputs: Outputs, batch: Batch, rng: jax.Array
 ) -> Term:

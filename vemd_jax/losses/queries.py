@@ -116,19 +116,22 @@ def person_centers(
     direction_weight: float = 0.2,
     beta: float = 0.05,
 ) -> Term:
-  """Loss of the places that people's centers are found at.
+  """Loss of the center detector and of the limbs decoded at the centers.
 
-  Whether a center lies at a place: the focal loss of arXiv 1904.07850 (eq. 1)
-  with a Gaussian around each center. Limbs: smooth L1 at the places around a
-  center, in units of its person's size, so that small people count as much.
+  Detection: the focal loss of arXiv 1904.07850 (eq. 1) with a Gaussian around
+  each center, summed over positions, per person. Limbs: at the positions around
+  a center, smooth L1 of the limb vectors in units of the person's size, and of
+  the limb directions (end - start) in units of the limb's length, so that small
+  people and short limbs (nose, eyes, ears: where somebody looks) count as much
+  as large ones.
 
   Args:
     outputs: center_logits and center_limbs of the part.
     batch: keypoints, mask and annotated frames of the part; image for its size.
     rng: not used.
     part: 'body' or 'face'.
-    limb_weight: weight of the limbs beside the centers.
-    direction_weight: weight of the limbs' directions within the limbs' loss.
+    limb_weight: weight of the limbs relative to the detection.
+    direction_weight: weight of the limb directions relative to the limbs.
     beta: where smooth L1 becomes linear, in sizes of the person.
 
   Returns:
@@ -141,13 +144,13 @@ def person_centers(
   structure, target, frames = queries
   if structure.center_logits is None:
     raise ValueError(
-        'person_centers: the queries do not start at centers; set'
+        'person_centers: the model has no center logits; set'
         ' config.model.person_query.initial=centers'
     )
   logits = f32(structure.center_logits)  # [B, T, h, w]
   h, w = logits.shape[2:]
   center, size = _centers(batch, part, target)
-  # Distance in places from the place that holds the center.
+  # Distance, in grid positions, from the position that contains the center.
   place = jnp.floor(center * f32([w, h]).reshape(1, 1, 1, 2))
   # [B, T, P, w] and [B, T, P, h].
   dx = f32(np.arange(w)).reshape(1, 1, 1, -1) - place[..., 0, None]
@@ -162,7 +165,7 @@ def person_centers(
   hit = (1 - p) ** 2 * jax.nn.softplus(-logits)
   miss = (1 - peak) ** 4 * p**2 * jax.nn.softplus(logits)
   if 'ignore_boxes' in batch:
-    # Where people lack labels, a center without a person may be right.
+    # Without complete labels, an unmatched center may be correct.
     miss = miss * counted_pixels(batch, (h, w))[..., 0]
   people = jnp.maximum(f32(target.mask.sum(-1)), 1.0)
   focal = jnp.where(peak >= 1.0, hit, miss).sum((2, 3)) / people
@@ -178,7 +181,7 @@ def person_centers(
   extent = owned(size)[..., None, None]
   difference = (found - true) / extent
   error = _mean(_smooth(difference, beta), exists)
-  # A limb's direction: a short one tells as much as a long one.
+  # Relative to the limb's length, at least 4 % of the person's size.
   along = true[..., 2:] - true[..., :2]
   length = jnp.sqrt(jnp.sum(along**2, -1, keepdims=True))
   length = jnp.maximum(length / extent, 0.04)
@@ -222,7 +225,7 @@ def _centers(batch, part, target):
   low = jnp.where(exists, ends, jnp.inf).min(3)
   high = jnp.where(exists, ends, -jnp.inf).max(3)
   size = jnp.where(target.mask, (high - low).max(-1), 1.0)
-  # Somebody of whom one joint is seen has no extent.
+  # A person with a single visible joint has no extent.
   return center, jnp.maximum(size, 0.05)
 
 

@@ -18,6 +18,7 @@ TERMS = {
     fn.__name__: fn
     for fn in (
         emotion.emotion_cross_entropy,
+        emotion.emotion_sources,
         emotion.multi_label_emotion,
         emotion.focal_emotion,
         emotion.ordinal_emotion,

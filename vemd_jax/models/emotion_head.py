@@ -70,7 +70,7 @@ class EmotionHead(nn.Module):
       modalities: fusion.Modalities,
       *,
       train: bool,
-  ) -> tuple[jax.Array, jax.Array]:
+  ) -> tuple[jax.Array, ...]:
     """Classifies clips.
 
     Args:
@@ -80,7 +80,9 @@ class EmotionHead(nn.Module):
       train: whether dropout is active.
 
     Returns:
-      Logits [B, C] and the weight of each frame [B, T], float32.
+      Logits [B, C] and the weight of each frame [B, T], float32. With
+      sr_input='relations' also their summands [B, 1 + parts, C]: those of the
+      latents, and of the relations of each part.
 
     Raises:
       ValueError: for an unknown option.
@@ -100,10 +102,9 @@ class EmotionHead(nn.Module):
     )
     x = nn.Dense(dim, dtype=self.dtype, name='reduction')(x)
     joined = [x]
-    relations = None
+    relations = {}
     if self.sr_input == 'relations':
-      relations = jnp.concatenate(list(structure.values()), -1)
-      structure = {}
+      relations, structure = structure, {}
     for part, values in structure.items():
       values = values.astype(self.dtype)
       if self.sr_input == 'projected':
@@ -139,15 +140,18 @@ class EmotionHead(nn.Module):
     x = nn.relu(nn.Dense(self.width, dtype=self.dtype, name='hidden')(x))
     x = nn.Dropout(self.classifier_dropout)(x, deterministic=not train)
     logits = nn.Dense(self.num_classes, dtype=self.dtype, name='logits')(x)
-    if relations is not None:
-      # Evidence of its own, beside what the latents say.
-      evidence = jnp.einsum('bt,btf->bf', weight, relations.astype(jnp.float32))
-      dropout = nn.Dropout(self.classifier_dropout, deterministic=not train)
-      evidence = dropout(evidence.astype(self.dtype))
-      logits += nn.Dense(
-          self.num_classes, dtype=self.dtype, name='relations'
-      )(evidence)
-    return logits.astype(jnp.float32), weight
+    if not relations:
+      return logits.astype(jnp.float32), weight
+    sources = [logits]
+    for part, values in relations.items():
+      x = jnp.einsum('bt,btf->bf', weight, values.astype(jnp.float32))
+      x = nn.Dropout(self.classifier_dropout)(x, deterministic=not train)
+      dense = nn.Dense(
+          self.num_classes, dtype=self.dtype, name=f'{part}_relations'
+      )
+      sources.append(dense(x))
+    sources = jnp.stack(sources, 1).astype(jnp.float32)
+    return sources.sum(1), weight, sources
 
   def _read(self, z: jax.Array) -> jax.Array:
     """A latent grid as one vector per frame: [B, T, h, w, D] -> [B, T, F]."""

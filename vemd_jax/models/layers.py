@@ -246,7 +246,7 @@ class ResUp(nn.Module):
 
 
 class Finer(nn.Module):
-  """Doubles a feature grid and joins features of an earlier stage to it.
+  """Doubles the resolution of a grid and adds features of an earlier stage.
 
   Attributes:
     features: output channels.
@@ -277,7 +277,7 @@ class Finer(nn.Module):
 def join_skip(
     skip: jax.Array, x: jax.Array, dtype: DTypeLike, name: str
 ) -> jax.Array:
-  """An earlier stage's features with the channels of `x`, to be added to it.
+  """Projects an earlier stage's features to the channels of `x`.
 
   Args:
     skip: [N, h, w, S].
@@ -289,7 +289,7 @@ def join_skip(
     [N, h, w, C].
 
   Raises:
-    ValueError: if the grids differ, where a side of the image does not halve.
+    ValueError: if the grids differ, because an odd size was rounded up.
   """
   if skip.shape[:3] != x.shape[:3]:
     raise ValueError(

@@ -29,10 +29,10 @@ class Structure:
     limbs: [B, T, Q, L, 4] float32 (x1, y1, x2, y2), 0..1 of the image.
     adjacency_logits: [B, T, Q, L, L] float32.
     presence_logits: [B, T, Q] float32, whether the query holds a person.
-    center_logits: [B, T, h, w] float32, whether a person's center lies at that
-      place; with queries that start at centers.
-    center_limbs: [B, T, h, w, L, 4] float32, the limbs of whose center it is.
-    features: [B, T, h, w, F], the grid that the structure was read from.
+    center_logits: [B, T, h, w] float32, whether a person's center lies in that
+      grid position; only from the decoder `Centers`.
+    center_limbs: [B, T, h, w, L, 4] float32, limbs decoded at each position.
+    features: [B, T, h, w, F] grid from which people were decoded.
   """
 
   heatmap_logits: jax.Array | None = None
@@ -56,6 +56,8 @@ class Outputs:
     body: decoded bodies.
     face: decoded faces.
     frame_attention: [B, T] float32, the weight of each frame, sums to 1.
+    sources: [B, S, C] float32 summands of the logits, from the latents and from
+      the relations of each part; None unless the head reads relations.
   """
 
   logits: jax.Array | None
@@ -64,3 +66,4 @@ class Outputs:
   body: Structure | None = None
   face: Structure | None = None
   frame_attention: jax.Array | None = None
+  sources: jax.Array | None = None

@@ -1,4 +1,4 @@
-"""PersonQuery decoder: a set of people from queries, DETR-like."""
+"""PersonQuery decoders: a set of people, one query per person."""
 
 import flax.linen as nn
 import jax
@@ -52,12 +52,12 @@ class AuxiliaryConvolutions(nn.Module):
 
 
 class Centers(nn.Module):
-  """People by their centers: what each place of the grid says about a person.
+  """Detects people at their centers and decodes their limbs from there.
 
-  As arXiv 1904.07850 finds people: each place says whether somebody's center
-  lies there, and where their limbs are from there. The Q best local maxima are
-  the people; limbs are offsets from a place, so that the same weights serve
-  everybody, wherever they stand.
+  As in CenterNet (arXiv 1904.07850), each grid position predicts whether a
+  person's center lies in it, and that person's limbs as offsets from it. The Q
+  highest local maxima are the queries. The predictor is shared by all
+  positions, so it does not depend on where in the image a person stands.
 
   Attributes:
     limbs: number of limbs L.
@@ -81,11 +81,11 @@ class Centers(nn.Module):
 
     Args:
       z: [N, h, w, D] latents.
-      skips: feature grids of the encoder, at 2, 4, ... times the latent grid.
-      train: use and remember the batch statistics.
+      skips: encoder features at 2, 4, ... times the resolution of the latent.
+      train: use and update the batch statistics.
 
     Returns:
-      All fields but heatmaps and adjacency, without the axis of frames.
+      All fields except heatmaps and adjacency, without the frame axis.
     """
     x = z.astype(self.dtype)
     for i, skip in enumerate(skips):
@@ -98,11 +98,11 @@ class Centers(nn.Module):
     norm = layers.BatchNorm(dtype=self.dtype, name='norm')
     features = nn.relu(norm(features, train=train))
     n, h, w, _ = features.shape
-    # Begins at a probability of 0.1, as in arXiv 1708.02002.
+    # Initial probability of 0.1, as in arXiv 1708.02002.
     logits = nn.Dense(
         1, name='center', bias_init=nn.initializers.constant(-2.2)
     )(features)[..., 0]
-    # Begins with everybody's limbs at their center.
+    # Initially all limbs are points at the center.
     offsets = nn.Dense(
         4 * self.limbs, name='limbs', kernel_init=nn.initializers.normal(1e-2)
     )(features).reshape(n, h, w, self.limbs, 4)
@@ -121,7 +121,7 @@ class Centers(nn.Module):
 
 
 def place_centers(height: int, width: int) -> np.ndarray:
-  """[height, width, 4] float32 (x, y, x, y) of places, 0..1 of the image."""
+  """[height, width, 4] float32 positions (x, y, x, y), 0..1 of the image."""
   y, x = np.mgrid[:height, :width].astype(np.float32) + 0.5
   x, y = x / width, y / height
   return np.stack([x, y, x, y], -1)
@@ -130,15 +130,15 @@ def place_centers(height: int, width: int) -> np.ndarray:
 def _local_maxima(
     logits: jax.Array, count: int
 ) -> tuple[jax.Array, jax.Array]:
-  """The highest local maxima of a grid, 3 x 3.
+  """The highest local maxima of a grid, over neighbourhoods of 3 x 3.
 
   Args:
     logits: [N, h, w].
-    count: how many.
+    count: number of maxima.
 
   Returns:
-    Logits [N, count], very low where there are no more maxima, and places
-    [N, count] int32 of the flat grid.
+    Logits [N, count], -20 if there are fewer maxima, and indices [N, count]
+    int32 into the flattened grid.
   """
   n, h, w = logits.shape
   if count > h * w:

@@ -1,7 +1,6 @@
-"""What lies between people: relations read from structure, before any pooling.
+"""Relations between people, read from decoded structure before pooling.
 
-Both heads make one vector a frame, which the emotion head joins as it joins the
-structure itself. Neither depends on the order of people.
+Both modules compute one vector per frame, independent of the order of people.
 """
 
 import flax.linen as nn
@@ -15,15 +14,16 @@ from vemd_jax.models import layers
 
 
 def _symmetric_joints(part: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Joints of a limb vector, and what each becomes in a mirrored image.
+  """Joints of a limb vector whose mirror image is part of it, too.
 
   Args:
     part: 'body' or 'face'.
 
   Returns:
-    [K, 2 L] float32, the share of each limb end in each joint; [K] what it
-    becomes; [K] its share in the center. Joints without a limb, or whose mirror
-    image has none, are left out.
+    [K, 2 L] float32 weights of the limb ends in each joint (their mean); [K]
+    the index of each joint's mirror image; [K] float32 weights of the joints
+    in the person's center. Joints without a limb, or whose mirror image has
+    none, are left out.
   """
   ends = skeletons.QUERY_LIMBS[part].reshape(-1)
   flip = skeletons.FLIPS[part]
@@ -40,20 +40,23 @@ def _symmetric_joints(part: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 class PeopleRelations(nn.Module):
-  """Relations between people, from their limbs and where they stand.
+  """Relations between people, from their limbs and positions.
 
-  Somebody is described as seen towards somebody else: limbs relative to the
-  own middle, in units of the own size, mirrored where the other stands on the
-  left. So "looks at the other" is one direction whichever side it is, the
-  result is the same for a mirrored image, and a pair is read from offset, size
-  and two such descriptions. Everybody attends to the others, near ones first,
-  by presence; the mean and the maximum over people are the frame's.
+  For each ordered pair (i, j), person i is described as seen toward j: joints
+  relative to the center of i's bounding box, in units of its size, and mirrored
+  (left and right joints swapped) if j is on the left. Facing j is thus the same
+  direction on either side, and without features the result is invariant to
+  mirroring the image. Features split into an even and an odd linear map; the
+  odd one changes sign with the side. A pair is encoded from the two
+  descriptions, the offset and the ratio of sizes. Each person attends to the
+  others with the log presence and the log inverse squared distance as bias; the
+  frame's vector is the mean and the maximum over people, weighted by presence.
 
   Attributes:
     part: 'body' or 'face'.
-    dim: channels.
-    dropout: of what is known of a person, and of a pair.
-    dtype: of the computation; geometry and softmax are float32.
+    dim: number of channels.
+    dropout: dropout rate of the encoded persons and pairs.
+    dtype: dtype of the computation; geometry and softmax are float32.
   """
 
   part: str
@@ -70,12 +73,13 @@ class PeopleRelations(nn.Module):
       *,
       train: bool,
   ) -> jax.Array:
-    """Reads frames.
+    """Encodes the relations of each frame.
 
     Args:
       limbs: [N, Q, L, 4] (x1, y1, x2, y2), 0..1 of the image.
-      presence_logits: [N, Q], or None where all are people.
-      features: [N, h, w, F] grid of the frame, sampled where people are.
+      presence_logits: [N, Q], or None if every query is a person.
+      features: [N, h, w, F] feature grid, sampled at each person's center; or
+        None.
       train: whether dropout is active.
 
     Returns:
@@ -102,13 +106,13 @@ class PeopleRelations(nn.Module):
     def dense(x, name, features=self.dim):
       return nn.Dense(features, dtype=self.dtype, name=name)(x)
 
-    # [N, Q, 2, D]: as one is, and mirrored.
+    # [N, Q, 2, D]: as decoded, and mirrored.
     seen = (joints - middle[:, :, None]) / size[..., None, None]
     mirror = seen[:, :, flip] * jnp.array([[[[-1.0, 1.0]]]])
     tokens = jnp.stack([seen, mirror], 2).reshape(n, count, 2, -1)
     tokens = dense(tokens, 'joints')
     if features is not None:
-      # Where a decoder that finds centers has learned to say who is there.
+      # The position from which the decoder `Centers` predicts this person.
       local = sample(features, jnp.einsum('k,nqkc->nqc', center, joints))
       even = dense(local, 'features_even')
       odd = dense(local, 'features_odd')
@@ -134,14 +138,14 @@ class PeopleRelations(nn.Module):
     pair = dense(from_i, 'from') + dense(from_j, 'to') + dense(near, 'near')
     pair = drop(nn.relu(dense(nn.relu(pair), 'pair')))
     weights = dense(jnp.concatenate([pair, near], -1), 'attention', 1)[..., 0]
-    # Near people first: as the inverse square of the distance to begin with.
+    # Prior: weights proportional to the inverse squared distance.
     weights = weights.astype(jnp.float32) - 2 * jnp.log(
         jnp.square(offset).sum(-1) + 0.1
     )
     others = ~np.eye(count, dtype=bool)[None]
     weights += nn.log_sigmoid(presence_logits)[:, None]
     weights = nn.softmax(jnp.where(others, weights, -1e9))
-    # Nobody is related to somebody who is not there, nor to oneself.
+    # Absent people and the person itself contribute nothing.
     weights *= jnp.where(others, presence[:, None], 0.0)
     related = jnp.einsum('nij,nijd->nid', weights.astype(self.dtype), pair)
     alone = tokens.mean(2)
@@ -157,7 +161,7 @@ class PeopleRelations(nn.Module):
 
 
 def sample(grid: jax.Array, points: jax.Array) -> jax.Array:
-  """Bilinear samples of a grid; points outside take the nearest place.
+  """Samples a grid bilinearly; points outside are clamped to the border.
 
   Args:
     grid: [N, h, w, F].
@@ -184,14 +188,14 @@ def sample(grid: jax.Array, points: jax.Array) -> jax.Array:
 class MapRelations(nn.Module):
   """Relations between people, from decoded limb maps.
 
-  Each place reads the limbs, one by one, of a neighbourhood that holds whoever
-  stands beside: convolutions of growing dilation before the maps are pooled.
+  Dilated convolutions over the separate limb channels give every position a
+  receptive field that covers neighboring people; pooling comes last.
 
   Attributes:
     part: 'body' or 'face'.
-    dim: channels.
-    dropout: of the convolved maps.
-    dtype: of the computation.
+    dim: number of channels.
+    dropout: dropout rate before pooling.
+    dtype: dtype of the computation.
   """
 
   part: str

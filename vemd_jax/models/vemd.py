@@ -278,8 +278,8 @@ class VEMD(nn.Module):
           self._classify(n, latents, features, sr_inputs, modalities, train)
           for n in names
       ]
-    logits, weight, vit_latent = (
-        results[0] if counts[dataset] else (None, None, None)
+    logits, weight, vit_latent, sources = (
+        results[0] if counts[dataset] else (None,) * 4
     )
     return Outputs(
         logits=logits,
@@ -288,6 +288,7 @@ class VEMD(nn.Module):
         body=structures.get('body'),
         face=structures.get('face'),
         frame_attention=weight,
+        sources=sources,
     )
 
   def vit_features(self, image: jax.Array) -> jax.Array:
@@ -451,10 +452,10 @@ class VEMD(nn.Module):
     elif len(joined) == 1:
       # As in the reference, the latent is duplicated to replace the ViT's.
       joined *= 2
-    logits, weight = getattr(self, f'head_{name}')(
+    logits, weight, *sources = getattr(self, f'head_{name}')(
         tuple(joined), sr_inputs, modalities, train=train
     )
-    return logits, weight, vit_latent
+    return logits, weight, vit_latent, sources[0] if sources else None
 
   def _check(self):
     for key, value, allowed in (
