@@ -22,8 +22,7 @@ def pair(workdir, job, cache):
   return [
       harness.Process(
           workdir,
-          *harness.TINY,
-          '--mode=train',
+          harness.TOY,
           cache=cache,
           name=f'{workdir.name}_{index}',
           more={
