@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -144,7 +145,12 @@ def checkpoints(workdir: pathlib.Path) -> dict[str, dict]:
   for step in sorted((workdir / 'checkpoints').iterdir()):
     for item in ('model', 'optimizer', 'guard'):
       if (step / item).exists():
-        tree = ocp.PyTreeCheckpointer().restore(step / item)
+        checkpointer = ocp.PyTreeCheckpointer()
+        as_numpy = jax.tree.map(
+            lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+            checkpointer.metadata(step / item).item_metadata.tree,
+        )
+        tree = checkpointer.restore(step / item, restore_args=as_numpy)
         result[f'{step.name}/{item}'] = tree
     for item in ('data/metadata', 'metrics/metrics'):
       if (step / item).exists():
@@ -166,8 +172,6 @@ def assert_same_run(disturbed: pathlib.Path, straight: pathlib.Path) -> None:
 
 
 def assert_same_bits(a, b, where: str) -> None:
-  import jax
-
   assert jax.tree.structure(a) == jax.tree.structure(b), where
   for (path, x), (_, y) in zip(
       jax.tree_util.tree_leaves_with_path(a),

@@ -45,7 +45,7 @@ def test_names_of_samples_are_those_of_the_batch():
   config = toy.config()
   for step, pictures in enumerate(order(20)):
     names = pipeline.sample_names(
-        {'toy': config.data}, 4, seed=config.seed, step=step
+        step, {'toy': config.data}, 4, seed=config.seed
     )
     assert names == [f'picture_{i}.png' for i in pictures]
 

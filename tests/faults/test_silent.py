@@ -1,9 +1,12 @@
 """Errors that no message would show: samples counted twice, other classes."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
-from tests.faults import toy
+from tests.faults import harness, toy
 from vemd_jax.data import pipeline
 
 
@@ -50,3 +53,19 @@ def test_evaluation_counts_do_not_depend_on_the_batch_size(
   for other in results[1:]:
     assert other['confusion'] == results[0]['confusion']
     np.testing.assert_allclose(other['loss'], results[0]['loss'], rtol=1e-6)
+
+
+def test_xla_accepts_the_flag_for_deterministic_kernels():
+  program = (
+      'import os, jax; from vemd_jax import devices; '
+      'devices.set_up((8,), 1, False, deterministic=True); '
+      'print(jax.numpy.ones(3).sum(), os.environ["XLA_FLAGS"])'
+  )
+  result = subprocess.run(
+      [sys.executable, '-c', program],
+      env=harness.environment(),
+      capture_output=True,
+      text=True,
+  )
+  assert result.stdout.startswith('3.0'), result.stderr
+  assert '--xla_gpu_deterministic_ops=true' in result.stdout
