@@ -754,3 +754,24 @@ def test_wrong_questions_to_prepared_data(tmp_path):
 
 def test_no_tensorflow():
   assert 'tensorflow' not in sys.modules
+
+
+def test_source_videos_of_several_splits_are_reported(tmp_path):
+  def make(root):
+    for split, names in (('Train', ('7_1', '8_1')), ('Val', ('7_2', '9_1'))):
+      for name in names:
+        layouts.write_video(root / split / f'{name}.mp4', frames=3)
+      rows = '\n'.join(['Vid_name Label', *(f'{n} 1' for n in names)])
+      layouts.write_text(root / f'{split}_labels.txt', rows + '\n')
+
+  found = run('vgaf', tmp_path, make, frames=1)['overlaps']
+  # All clips have the same frames, which is reported, too.
+  assert found[0] == (
+      '1 subjects or source videos are in more than one split: 7 (train) = '
+      '7 (val)'
+  )
+  assert found[1].startswith('1 identical samples are in more than one split:')
+  report = run('vgaf', tmp_path / 'hashed', make, frames=1, hash_names=True)
+  assert report['overlaps'][0] == (
+      '1 subjects or source videos are in more than one split'
+  )

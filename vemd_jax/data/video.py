@@ -92,7 +92,7 @@ def opened(
       av.open(file, format=format, options=options) as container,
   ):
     for stream in container.streams.video:
-      # Frames may be larger than the header says.
+      # Later frames may be larger than the first.
       stream.codec_context.options = {'max_pixels': str(MAX_PIXELS)}
       if stream.width * stream.height > MAX_PIXELS:
         raise ValueError(
