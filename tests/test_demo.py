@@ -25,7 +25,7 @@ pytest.importorskip('starlette')
 
 from vemd_jax.web import faces
 from vemd_jax.web.app import make_app
-from vemd_jax.web.judge import Judge
+from vemd_jax.web.judge import Judge, Refused
 
 
 @contextlib.contextmanager
@@ -211,6 +211,15 @@ def test_several_at_once_and_the_rest_are_turned_away():
     for thread in threads:
       thread.join(60)
   assert sorted(a['size'] for _, a in answers) == [1, 2]
+
+
+def test_refused_requests_make_room_for_others():
+  def judge(data, heatmap, blur):
+    raise Refused(415, 'not this one')
+
+  with serving(make_app(judge, {}, max_waiting=1)) as address:
+    for _ in range(3):
+      assert send(f'{address}/predict', b'x')[0] == 415
 
 
 def test_the_heatmap_lies_where_the_model_sees_it(address):

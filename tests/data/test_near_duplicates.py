@@ -75,6 +75,7 @@ def test_groups_are_what_pairs_connect():
   assert near_duplicates.groups(
       7, [(5, 6), (1, 3), (3, 5), (0, 2)]
   ).tolist() == [0, 1, 0, 1, 4, 1, 1]
+  assert near_duplicates.groups(3, [(1, 2), (0, 2)]).tolist() == [0, 0, 0]
   assert near_duplicates.groups(0, []).tolist() == []
 
 
