@@ -16,6 +16,11 @@ COMMANDS = {
         'predict the group emotion of photographs, folders or videos',
         'vemd predict --workdir=RUN PHOTO.jpg',
     ),
+    'export': (
+        'vemd_jax.export',
+        'export a trained run as one file with only the group as output',
+        'vemd export RUN --out=MODEL.vemd',
+    ),
     'demo': (
         'vemd_jax.demo',
         'serve a local web page to try a trained run',
