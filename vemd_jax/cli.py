@@ -67,6 +67,16 @@ COMMANDS = {
         'vemd import CHECKPOINT --config=configs/reference.py:heatmap '
         '--out=WEIGHTS',
     ),
+    'card': (
+        'vemd_jax.card',
+        'write the model card of a run',
+        'vemd card RUN',
+    ),
+    'scrub': (
+        'vemd_jax.scrub',
+        'remove everything that shows a person from a workdir',
+        'vemd scrub RUN --dry_run',
+    ),
     'folds': (
         'vemd_jax.folds',
         'average the results of several runs',
