@@ -15,9 +15,11 @@ import pytest
 
 from configs import group_scenes
 from tests.artifact.test_gates import decoded, scene_maps
+from tests.models import vemd_cases
 from vemd_jax import export, inference, predict, train
 from vemd_jax.artifact import build, read
 from vemd_jax.inference import trained as trained_lib
+from vemd_jax.models.vemd import VEMD
 
 ROOT = pathlib.Path(__file__).parents[2]
 BODY_LIMBS, FACE_LIMBS = 18, 83
@@ -262,6 +264,30 @@ def test_damaged_and_foreign_files(plain, photo, tmp_path, capsys):
   argv = [f'--artifact={plain}', f'--overlay={tmp_path / "o"}', str(photo)]
   assert predict.main(argv) == 2
   assert 'decodes no structure' in capsys.readouterr().err
+
+
+def test_every_part_of_the_model_is_exported_for_any_batch():
+  """PersonQuery, two encoders, the ViT branch, structure in the head."""
+  config = group_scenes.get_config('tiny,person_query,ve_md_sr')
+  config.model.vit.name, config.model.num_encoders = 'tiny', 2
+  config.data.frames = 2
+  model = VEMD(**config.model.to_dict(), classes=(('group_scenes', 3),))
+  side = config.data.image_size
+  example = vemd_cases.batch(1, 2, side)
+  variables = vemd_cases.make(model, example, 'group_scenes')
+  trained = trained_lib.Trained(
+      config, config.data, 'group_scenes', ('a', 'b', 'c'), model, variables, 0
+  )
+  this = build.prepare(trained, build.Gates(min_people=1))
+  assert not this.latent_only
+  exported = build.export(this, ('cpu',))
+  images = vemd_cases.batch(3, 2, side)['image']
+  outputs = exported.call(this.weights, images)
+  logits = trained.apply(variables, images).logits
+  kept = ~np.asarray(outputs['abstain'])
+  np.testing.assert_allclose(
+      outputs['probabilities'][kept], jax.nn.softmax(logits)[kept], atol=1e-5
+  )
 
 
 def test_gates_that_do_not_fit(run, tmp_path, capsys):

@@ -101,10 +101,7 @@ def prepare(trained: Trained, gates: Gates) -> Exportable:
   trained = trained._replace(
       model=VEMD(**fields, classes=trained.model.classes)
   )
-  names = {'params', 'batch_stats'}
-  flat = traverse_util.flatten_dict(
-      {k: v for k, v in trained.variables.items() if k in names}, sep='/'
-  )
+  flat = traverse_util.flatten_dict(dict(trained.variables), sep='/')
   flat = {
       name: np.asarray(jax.device_get(x)).astype(np.float32)
       for name, x in sorted(flat.items())

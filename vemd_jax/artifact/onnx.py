@@ -1,5 +1,8 @@
 """Writes an exportable model as ONNX and checks it with ONNX Runtime."""
 
+import contextlib
+import io
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,12 +54,14 @@ def write(path: epath.PathLike, this: Exportable) -> float:
 
   path = epath.Path(path)
   part = path.with_name(path.name + '.part')
-  jax2onnx.to_onnx(
-      call,
-      inputs=[jax.ShapeDtypeStruct(('B', frames, side, side, 3), jnp.uint8)],
-      return_mode='file',
-      output_path=str(part),
-  )
+  shape = 'B', frames, side, side, 3
+  with contextlib.redirect_stdout(io.StringIO()):  # It prints every layer.
+    jax2onnx.to_onnx(
+        call,
+        inputs=[jax.ShapeDtypeStruct(shape, jnp.uint8)],
+        return_mode='file',
+        output_path=str(part),
+    )
   rng = np.random.default_rng(0)
   image = rng.integers(0, 256, (3, frames, side, side, 3), np.uint8)
   session = onnxruntime.InferenceSession(str(part))
@@ -65,6 +70,7 @@ def write(path: epath.PathLike, this: Exportable) -> float:
   wanted = call(image)
   worst = float(np.abs(found[1] - np.asarray(wanted[1])).max())
   if worst > _TOLERANCE or (found[0] != np.asarray(wanted[0])).any():
+    part.unlink()
     raise ValueError(
         f'ONNX Runtime gives probabilities that differ by {worst:.1e}, '
         f'expected at most {_TOLERANCE:.0e}'
