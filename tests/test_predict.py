@@ -18,7 +18,7 @@ import pytest
 from vemd_jax import config as config_lib
 from vemd_jax import inference, predict, weights
 from vemd_jax.inference import clips
-from vemd_jax.inference import model as model_lib
+from vemd_jax.inference import trained as trained_lib
 from vemd_jax.models.outputs import Latent, Outputs, Structure
 
 CLASSES = ('dark', 'bright')
@@ -175,13 +175,13 @@ def test_empty_folder_missing_workdir_and_no_structure(tmp_path, capsys):
 
 
 def test_choice_of_the_head():
-  assert model_lib.choose_head(('gaf3',), '') == 'gaf3'
-  assert model_lib.choose_head(('gaf3', 'vgaf'), 'vgaf') == 'vgaf'
+  assert trained_lib.choose_head(('gaf3',), '') == 'gaf3'
+  assert trained_lib.choose_head(('gaf3', 'vgaf'), 'vgaf') == 'vgaf'
   for heads, wanted in (('gaf3', 'vgaf'), ''), (('gaf3', 'vgaf'), 'dfew'):
     with pytest.raises(ValueError, match=r'--dataset=gaf3\|vgaf'):
-      model_lib.choose_head(heads, wanted)
+      trained_lib.choose_head(heads, wanted)
   with pytest.raises(ValueError, match='no emotion head'):
-    model_lib.choose_head((), '')
+    trained_lib.choose_head((), '')
 
 
 def test_video_timeline_of_single_images(tmp_path, capsys):
@@ -457,7 +457,7 @@ def test_load_model(tmp_path, monkeypatch):
   config_lib.save(config, tmp_path / 'config.json')
   (tmp_path / 'classes.json').write_text(json.dumps(classes))
   monkeypatch.setattr(weights, 'restore_step', lambda w: (variables, 7))
-  monkeypatch.setattr(model_lib, 'VEMD', BrightModel)
+  monkeypatch.setattr(trained_lib, 'VEMD', BrightModel)
   model = inference.load(str(tmp_path))
   assert (model.classes, model.frames, model.decodes) == (CLASSES, 2, True)
   assert model.step == 7

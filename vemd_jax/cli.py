@@ -16,6 +16,11 @@ COMMANDS = {
         'predict the group emotion of photographs, folders or videos',
         'vemd predict --workdir=RUN PHOTO.jpg',
     ),
+    'export': (
+        'vemd_jax.export',
+        'export a trained run as one file with only the group as output',
+        'vemd export RUN --out=MODEL.vemd',
+    ),
     'demo': (
         'vemd_jax.demo',
         'serve a local web page to try a trained run',
@@ -62,6 +67,7 @@ COMMANDS = {
         'vemd import CHECKPOINT --config=configs/reference.py:heatmap '
         '--out=WEIGHTS',
     ),
+<<<<<<< HEAD
     'sweep': (
         'vemd_jax.sweep',
         'train the rows of a table with several seeds',
@@ -71,6 +77,22 @@ COMMANDS = {
         'vemd_jax.table',
         'make the table of a sweep, or the mean of several runs',
         'vemd table SWEEP',
+=======
+    'card': (
+        'vemd_jax.card',
+        'write the model card of a run',
+        'vemd card RUN',
+    ),
+    'scrub': (
+        'vemd_jax.scrub',
+        'remove everything that shows a person from a workdir',
+        'vemd scrub RUN --dry_run',
+    ),
+    'folds': (
+        'vemd_jax.folds',
+        'average the results of several runs',
+        'vemd folds RUNS/fold_*',
+>>>>>>> export
     ),
     'scenes': (
         'vemd_jax.data.group_scenes',

@@ -3,11 +3,14 @@ r"""Predicts the emotion of groups: photographs, folders of them, and videos.
   vemd predict --workdir=RUN PHOTO.jpg VIDEO.mp4
   vemd predict --workdir=RUN --json --overlay=OVERLAYS FOLDER
   vemd predict --workdir=RUN --out=MOODS.csv FOLDER
+  vemd predict --artifact MODEL.vemd PHOTO.jpg
 
 Predictions describe the group in an image, never an individual person. With
 --out an interrupted command is resumed by the same command, which also predicts
 files that were added since and retries files that could not be read. A row of
 the CSV or Parquet file is a file or, if `seconds` is set, one clip of a video.
+Where an exported model abstains (vemd export), the label is `abstained` and
+there are no probabilities; those of a video are the mean of its other clips.
 
 Exit status: 0; 1 if a file could not be read; 2 if the arguments are invalid or
 the model cannot be loaded.
@@ -59,12 +62,12 @@ class Overlays:
       f.write(data.tobytes())
 
 
-def main(argv: Sequence[str] | None = None, load=inference.load) -> int:
+def main(argv: Sequence[str] | None = None, load=None) -> int:
   """Runs the command line program; see `--help`.
 
   Args:
     argv: arguments; by default those of the process.
-    load: `(workdir, dataset) -> Model`.
+    load: `(workdir, dataset) -> Model`, by default `inference.load`.
 
   Returns:
     The exit status.
@@ -76,7 +79,7 @@ def main(argv: Sequence[str] | None = None, load=inference.load) -> int:
       if args.out:
         stack.enter_context(jsonl.lock(pathlib.Path(args.out)))
       files = find_inputs(args.paths)
-      model = load(args.workdir, args.dataset)
+      model = _load(args, load or inference.load)
       if args.overlay and not model.decodes:
         raise ValueError('--overlay: this model decodes no structure')
       look = Overlays(args.overlay).add if args.overlay else None
@@ -93,6 +96,16 @@ def main(argv: Sequence[str] | None = None, load=inference.load) -> int:
       hint = '; the same command resumes' if out else ''
       print(f'interrupted{hint}', file=sys.stderr)
       return 130
+
+
+def _load(args: argparse.Namespace, load: Callable[..., Model]) -> Model:
+  if not args.artifact:
+    return load(args.workdir, args.dataset)
+  if args.dataset:
+    raise ValueError('--dataset: an exported model has one emotion head')
+  from vemd_jax.artifact import read
+
+  return read.load(args.artifact)
 
 
 def _run(
@@ -152,7 +165,7 @@ def _run(
 
 def _open_results(args: argparse.Namespace, model: Model) -> results.Results:
   made_with = {
-      'workdir': os.path.abspath(args.workdir),
+      'workdir': os.path.abspath(args.workdir or args.artifact),
       'step': model.step,
       'dataset': args.dataset,
       'classes': model.classes,
@@ -176,7 +189,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   )
   add = parser.add_argument
   add('paths', nargs='+', metavar='PHOTO|FOLDER|VIDEO', help='inputs')
-  add('--workdir', required=True, help='workdir of a trained run')
+  source = parser.add_mutually_exclusive_group(required=True)
+  source.add_argument('--workdir', help='workdir of a trained run')
+  source.add_argument('--artifact', metavar='FILE', help='a model written by '
+      'vemd export')  # fmt: skip
   add('--dataset', default='', help='emotion head, if the model has '
       'several')  # fmt: skip
   add('--out', metavar='FILE', help='write the results to a file: '

@@ -1,8 +1,6 @@
-"""Loads a trained run as a function from images to class probabilities."""
+"""A trained model as a function from images to class probabilities."""
 
 import functools
-import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -11,35 +9,33 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from vemd_jax import config as config_lib
-from vemd_jax import viz, weights
+from vemd_jax import viz
 from vemd_jax.data import transforms
 from vemd_jax.inference.clips import Clip
-from vemd_jax.models.vemd import VEMD
 
 
 class Model(NamedTuple):
   """A trained model for inference.
 
   Attributes:
-    config: config of the run.
+    config: config of the run; None for an exported model.
     classes: names of the C classes.
     frames: number of images per clip, T.
     prepare: T uint8 [H, W, 3] images of any size -> uint8 [T, S, S, 3].
     probabilities: jitted pure function, uint8 [B, T, S, S, 3] -> [B, C], class
-      probabilities of the group emotion.
+      probabilities of the group emotion; NaN where an exported model abstains.
     outputs: jitted pure function, uint8 [B, T, S, S, 3] -> (probabilities,
-      `Outputs` without latents).
+      `Outputs` without latents); None for an exported model.
     decodes: whether the outputs include decoded structure.
     step: training step of the checkpoint.
   """
 
-  config: ConfigDict
+  config: ConfigDict | None
   classes: tuple[str, ...]
   frames: int
   prepare: Callable[[Sequence[np.ndarray]], np.ndarray]
   probabilities: Callable[[jax.Array], jax.Array]
-  outputs: Callable[[jax.Array], tuple[jax.Array, Any]]
+  outputs: Callable[[jax.Array], tuple[jax.Array, Any]] | None
   decodes: bool
   step: int = 0
 
@@ -49,7 +45,7 @@ class Prediction(NamedTuple):
 
   Attributes:
     clip: the clip.
-    probabilities: [C] class probabilities.
+    probabilities: [C] class probabilities, NaN if the model abstains.
     structure: decoded structure of the middle image, see
       `viz.overlay_structure`; empty if the model decodes none.
     input_size: (H, W) of the model input.
@@ -76,30 +72,15 @@ def load(workdir: epath.PathLike, dataset: str = '') -> Model:
     FileNotFoundError: if there is no run or no checkpoint.
     ValueError: if `dataset` does not identify a single emotion head.
   """
-  if '://' not in str(workdir) and not os.path.isdir(workdir):
-    raise FileNotFoundError(f"no folder {workdir}; expected a run's workdir")
-  workdir = epath.Path(workdir).absolute()
-  config = config_lib.load(workdir / 'config.json')
-  variables, step = weights.restore_step(workdir)
-  classes = {
-      name: tuple(names)
-      for name, names in json.loads(
-          (workdir / 'classes.json').read_text()
-      ).items()
-  }
-  heads = {name: names for name, names in classes.items() if names}
-  dataset = choose_head(tuple(heads), dataset)
-  data = config_lib.datasets(config)[dataset]
-  model = VEMD(
-      **config.model.to_dict(),
-      classes=tuple((name, len(names)) for name, names in classes.items()),
-  )
-  transform = transforms.images_only(data)
+  # Prediction with an exported model does not import the model's code.
+  from vemd_jax.inference import trained as trained_lib
+
+  trained = trained_lib.load(workdir, dataset)
+  prepare = transforms.images_only(trained.data)
 
   @jax.jit
   def apply(variables, image):
-    batch = {'image': image, 'mask': np.ones(len(image), bool)}
-    outputs = model.apply(variables, batch, dataset=dataset, train=False)
+    outputs = trained.apply(variables, image)
     return jax.nn.softmax(outputs.logits), outputs.replace(
         latents=(), vit_latent=None
     )
@@ -109,40 +90,17 @@ def load(workdir: epath.PathLike, dataset: str = '') -> Model:
     return apply(variables, image)[0]
 
   return Model(
-      config=config,
-      classes=heads[dataset],
-      frames=data.frames,
-      prepare=lambda images: transform({'frames': images})['image'],
+      config=trained.config,
+      classes=trained.classes,
+      frames=trained.data.frames,
+      prepare=lambda images: prepare({'frames': images})['image'],
       # The variables are arguments, so that they are not compiled in as
       # constants.
-      probabilities=functools.partial(probabilities, variables),
-      outputs=functools.partial(apply, variables),
-      decodes=config.model.variant in ('ve_md', 've_md_sr'),
-      step=step,
+      probabilities=functools.partial(probabilities, trained.variables),
+      outputs=functools.partial(apply, trained.variables),
+      decodes=trained.config.model.variant in ('ve_md', 've_md_sr'),
+      step=trained.step,
   )
-
-
-def choose_head(heads: Sequence[str], wanted: str) -> str:
-  """Selects the emotion head to use.
-
-  Args:
-    heads: datasets for which the model has an emotion head.
-    wanted: one of them; may be empty if there is only one.
-
-  Returns:
-    The dataset of the head.
-
-  Raises:
-    ValueError: if there is no such head, or several and `wanted` is empty.
-  """
-  if not heads:
-    raise ValueError('this model has no emotion head, only structure')
-  if not wanted and len(heads) == 1:
-    return heads[0]
-  if wanted not in heads:
-    given = f'has no dataset {wanted!r}' if wanted else 'has several heads'
-    raise ValueError(f'the model {given}: --dataset={"|".join(heads)}')
-  return wanted
 
 
 def predict_clips(

@@ -13,6 +13,9 @@ from vemd_jax.inference.model import Prediction
 
 SUFFIXES = ('.csv', '.jsonl', '.parquet')
 
+# Label where an exported model abstains.
+ABSTAINED = 'abstained'
+
 # Rows per row group of a Parquet file, which are held in memory.
 _GROUP = 10_000
 
@@ -30,9 +33,11 @@ def result(
 
   Returns:
     The object of a JSON line. A video's probabilities are the mean over its
-    clips.
+    clips, without those for which the model abstains.
   """
-  mean = np.mean([p.probabilities for p in predictions], axis=0)
+  found = np.array([p.probabilities for p in predictions])
+  known = ~np.isnan(found).any(1)
+  mean = found[known].mean(0) if known.any() else found[0]
   answer = {'file': file, **_answer(classes, mean)}
   if predictions[0].clip.seconds is not None:
     answer['timeline'] = [
@@ -48,6 +53,8 @@ def result(
 def _answer(
     classes: Sequence[str], probabilities: np.ndarray
 ) -> dict[str, Any]:
+  if np.isnan(probabilities).any():
+    return {'label': ABSTAINED, 'probabilities': {}}
   return {
       'label': classes[int(np.argmax(probabilities))],
       'probabilities': {
@@ -219,7 +226,7 @@ class Table:
 
   def __init__(self, files: Sequence[str], classes: Sequence[str]):
     self._name = max(10, *map(len, files))
-    self._label = max(len('group'), *map(len, classes))
+    self._label = max(len(ABSTAINED), *map(len, classes))
     self._columns = [max(len(name), 6) for name in classes]
     self._row('file', 'group', classes)
 

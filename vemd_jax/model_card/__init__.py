@@ -1,0 +1,1 @@
+"""Model card and data protection impact assessment of a run."""
