@@ -31,6 +31,16 @@ COMMANDS = {
         'check a labelled folder before training',
         'vemd check DIR',
     ),
+    'report': (
+        'vemd_jax.report',
+        'write the report of a run, or compare runs',
+        'vemd report RUN RUN2',
+    ),
+    'explain': (
+        'vemd_jax.explain',
+        'show the regions that the prediction of a photograph depends on',
+        'vemd explain RUN PHOTO.jpg',
+    ),
     'annotate': (
         'vemd_jax.data.annotate',
         'detect bodies and faces in your own images',
