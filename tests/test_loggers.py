@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from vemd_jax import loggers
-from vemd_jax import writer as writer_lib
+from vemd_jax.writer import Writer
 
 ROOT = pathlib.Path(__file__).parents[1]
 PICTURE = np.zeros((4, 6, 3), np.uint8)
@@ -43,7 +43,7 @@ def test_a_logger_of_ones_own_gets_everything(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'own', types.ModuleType('own'))
   sys.modules['own'].Logger = Own
   Own.calls.clear()
-  with writer_lib.Writer(tmp_path / 'run', 7, ('own:Logger',)) as writer:
+  with Writer(tmp_path / 'run', 7, loggers=('own:Logger',)) as writer:
     writer.setup({'seed': 1}, {'jax': '1'})
     writer.scalars(8, 'val', {'loss': 2.0, 'bad': float('inf'), 'm': {'x': 1}})
     writer.pictures(8, {'val/structure': PICTURE})
@@ -61,7 +61,7 @@ def test_a_logger_of_ones_own_gets_everything(tmp_path, monkeypatch):
 
 
 def test_none_and_unknown_and_missing(tmp_path, monkeypatch):
-  with writer_lib.Writer(tmp_path, 0, ()) as writer:
+  with Writer(tmp_path, loggers=()) as writer:
     writer.scalars(1, 'train', {'loss': 1.0})
   with pytest.raises(ValueError, match="did you mean 'tensorboard'"):
     loggers.open_all(['tensorbord'], tmp_path, 0)
@@ -76,7 +76,7 @@ import sys
 import numpy as np
 from vemd_jax import writer
 for resume, steps in (0, (1, 2)), (2, (3,)):
-  with writer.Writer(sys.argv[1], resume, ('mlflow',)) as w:
+  with writer.Writer(sys.argv[1], resume, loggers=('mlflow',)) as w:
     w.setup({'seed': 3}, {'jax': '1'})
     for step in steps:
       w.scalars(step, 'val', {'loss': 1 / step})
@@ -134,7 +134,7 @@ def test_wandb_is_called_as_its_interface_asks(tmp_path, monkeypatch):
   )  # fmt: skip
   monkeypatch.setitem(sys.modules, 'wandb', stand_in)
   for resume in 0, 2:
-    with writer_lib.Writer(tmp_path / 'run', resume, ('wandb',)) as writer:
+    with Writer(tmp_path / 'run', resume, loggers=('wandb',)) as writer:
       writer.setup({'seed': 3}, {'jax': '1'})
       writer.scalars(2, 'val', {'loss': 0.5})
       writer.pictures(2, {'val/structure': PICTURE})

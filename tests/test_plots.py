@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from vemd_jax import plots
+from vemd_jax import plots, surfaces
 
 LINES = [
     {'step': 10, 'split': 'train', 'loss': 4.0, 'seconds': 1.0},
@@ -56,13 +56,13 @@ def dots(svg):
 
 def test_svg_and_pixels_show_the_same():
   y = [2.0, 4.0, 3.0]
-  points = dots(draw(plots.Svg(360, 230), y))
+  points = dots(draw(surfaces.Svg(360, 230), y))
   # Even steps go right evenly, values upwards.
   xs, ys, names = zip(*points)
   assert xs[1] - xs[0] == pytest.approx(xs[2] - xs[1], abs=0.11)
   assert (ys[0] - ys[1]) == pytest.approx(2 * (ys[0] - ys[2]), abs=0.11)
   assert names[1] == 'a <b>, step 2: 4'
-  picture = draw(plots.Raster(360, 230), y).picture.astype(int)
+  picture = draw(surfaces.Raster(360, 230), y).picture.astype(int)
   red = (picture[..., 0] > 200) & (picture[..., 1:].max(-1) < 60)
   for px, py, _ in points:
     assert red[round(py), round(px)]
@@ -70,14 +70,14 @@ def test_svg_and_pixels_show_the_same():
 
 
 def test_wide_falls_are_drawn_by_powers_of_ten():
-  ys = [p[1] for p in dots(draw(plots.Svg(360, 230), [100.0, 10.0, 1.0]))]
+  ys = [p[1] for p in dots(draw(surfaces.Svg(360, 230), [100.0, 10.0, 1.0]))]
   assert ys[1] - ys[0] == pytest.approx(ys[2] - ys[1], abs=0.11)
-  ys = [p[1] for p in dots(draw(plots.Svg(360, 230), [100.0, 10.0, 0.0]))]
+  ys = [p[1] for p in dots(draw(surfaces.Svg(360, 230), [100.0, 10.0, 0.0]))]
   assert ys[1] - ys[0] == pytest.approx(9 * (ys[2] - ys[1]), abs=0.6)
 
 
 def test_gaps_marks_and_nothing_at_all():
-  svg = draw(plots.Svg(360, 230), [1.0, float('nan'), 3.0], {3: '#00ff00'})
+  svg = draw(surfaces.Svg(360, 230), [1.0, float('nan'), 3.0], {3: '#00ff00'})
   points = dots(svg)
   assert len(points) == 2
   dashed = [
@@ -85,13 +85,13 @@ def test_gaps_marks_and_nothing_at_all():
       if e.get('stroke-dasharray')
   ]  # fmt: skip
   assert dashed[0].get('points').startswith(f'{points[-1][0]:.1f},')
-  assert not dots(draw(plots.Svg(360, 230), [float('nan')] * 3))
-  assert len(dots(draw(plots.Svg(360, 230), [0.5]))) == 1
+  assert not dots(draw(surfaces.Svg(360, 230), [float('nan')] * 3))
+  assert len(dots(draw(surfaces.Svg(360, 230), [0.5]))) == 1
 
 
 def test_long_curves_keep_their_means():
   y = np.random.default_rng(0).normal(size=3000) + 5
-  svg = draw(plots.Svg(360, 230), y)
+  svg = draw(surfaces.Svg(360, 230), y)
   line = max(
       (e.get('points') for e in ET.fromstring(svg.markup('')).iter('polyline')),
       key=len,
@@ -112,7 +112,7 @@ def test_pictures_of_a_run():
 
 def test_confusion_shades_are_shares_of_the_true_class():
   surface = plots.confusion(
-      plots.Raster, np.array([[90, 10], [0, 0]]), ('überrascht', '高兴')
+      surfaces.Raster, np.array([[90, 10], [0, 0]]), ('überrascht', '高兴')
   )
   picture = surface.picture
   # Dark cells: only the one with 90 % of its row.
@@ -124,7 +124,7 @@ def test_confusion_shades_are_shares_of_the_true_class():
 
 
 def test_reliability_lies_where_it_should():
-  svg = plots.Svg(400, 300)
+  svg = surfaces.Svg(400, 300)
   bins = [plots.Bin(0.25, 0.5, 0.3, 0.7, 4), plots.Bin(0.75, 1.0, 0.8, 1.0, 8)]
   plots.reliability(svg, 'title', bins)
   (x1, y1, text), (x2, y2, _) = dots(svg)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vemd_jax import plots
+from vemd_jax import plots, surfaces
 from vemd_jax.report import markup, statistics
 from vemd_jax.report.page import cost, summary
 from vemd_jax.report.runs import Report, Scores, differences
@@ -133,7 +133,7 @@ def _curves(reports: Sequence[Report]) -> str:
   names = plots.learned(list(dict.fromkeys(n for h in histories for n in h)))
   charts = []
   for name in names:
-    surface = plots.Svg(360, 230)
+    surface = surfaces.Svg(360, 230)
     curves = []
     for i, (report, history) in enumerate(zip(reports, histories)):
       for split, points in history.get(name, {}).items():

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from vemd_jax import plots, progress
+from vemd_jax import plots, progress, surfaces
 from vemd_jax.report import markup, statistics
 from vemd_jax.report.runs import Report, Scores
 
@@ -171,7 +171,7 @@ def _curves(report: Report) -> str:
     return markup.note('There are no metrics yet.')
   charts: dict[bool, list[str]] = {True: [], False: []}
   for name in names:
-    surface = plots.Svg(360, 230)
+    surface = surfaces.Svg(360, 230)
     plots.line_chart(
         surface,
         name,
@@ -251,8 +251,8 @@ def _scores(scores: Scores) -> str:
   bins, error = statistics.reliability(
       scores.probabilities.max(1), scores.predicted == scores.labels
   )
-  matrix = plots.confusion(plots.Svg, confusion, scores.classes, 'Confusion')
-  diagram = plots.Svg(400, 300)
+  matrix = plots.confusion(surfaces.Svg, confusion, scores.classes, 'Confusion')
+  diagram = surfaces.Svg(400, 300)
   plots.reliability(
       diagram, f'Reliability, calibration error {error:.3f}', bins
   )
