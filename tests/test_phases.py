@@ -56,7 +56,8 @@ def tiny():
   config.update_from_flattened_dict({
       'mode': 'train', 'steps': 6, 'phases': PHASES, 'log_every': 1,
       'checkpoint.every': 1, 'checkpoint.keep_latest': 10, 'eval.every': 2,
-      'eval.pictures': 0, 'model.parts': ('body',), 'model.heatmap.stages': 1,
+      'pictures.samples': 0, 'model.parts': ('body',),
+      'model.heatmap.stages': 1,
       'model.encoder.blocks': 1,
       'optim.name': 'adamw', 'optim.learning_rate': RATE,
       'optim.weight_decay': DECAY, 'optim.warmup_steps': 2, 'optim.clip': 0.0,

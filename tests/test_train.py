@@ -15,6 +15,7 @@ import pytest
 from configs import group_scenes
 from vemd_jax import run as run_lib
 from vemd_jax import sharding, train, weights
+from vemd_jax.report import runs
 
 MAKE_MESH = sharding.make_mesh
 ROOT = pathlib.Path(__file__).parents[1]
@@ -74,7 +75,8 @@ def straight(tmp_path_factory):
 def test_a_run_leaves_what_it_promises(straight, capsys):
   for name in (
       'config.json', 'versions.json', 'classes.json', 'metrics.jsonl',
-      'results.json', 'tensorboard', 'pictures', 'checkpoints',
+      'results.json', 'tensorboard', 'pictures', 'checkpoints', 'curves.png',
+      'confusion.png',
   ):  # fmt: skip
     assert (straight / name).exists(), name
   rows = lines(straight)
@@ -88,6 +90,28 @@ def test_a_run_leaves_what_it_promises(straight, capsys):
   matrix = np.array(results['val']['confusion'])
   assert matrix.sum() == 10
   assert results['val']['accuracy'] == pytest.approx(np.trace(matrix) / 10)
+
+  # The predictions of each sample give the same results.
+  said = runs.read(straight)
+  assert said.recipe == {
+      'recipe': 'configs/group_scenes.py:tiny', 'changes': {}
+  }  # fmt: skip
+  for split, count in ('val', 10), ('test', 8):
+    scores = said.scores[split, 'group_scenes']
+    assert scores.files == [
+        f'group_scenes/{split}/{i:06d}' for i in range(count)
+    ]
+    assert scores.confusion().tolist() == results[split]['confusion']
+    assert said.data['group_scenes'][split]['samples'] == count
+    shown = [e for e in said.gallery if e['split'] == split]
+    assert 4 <= len(shown) <= 6  # Two of each kind, if there are as many.
+    for entry in shown:
+      right = entry['label'] == entry['predicted']
+      assert {'right': right, 'wrong': not right}.get(entry['kind'], True)
+      number = scores.files.index(entry['file'])
+      assert entry['probability'] == scores.probabilities[number].max()
+  page = (straight / 'report.html').read_text()
+  assert page.count('data:image/jpeg') == len(said.gallery)
 
   # A second call reports that the run is complete and changes nothing.
   before = params_at(straight)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vemd_jax import skeletons, viz
+from vemd_jax import canvas, skeletons, viz
 from vemd_jax.models.outputs import Outputs, Structure
 
 
@@ -136,27 +136,14 @@ def test_keypoint_limbs():
   assert np.isnan(limbs[1]).all()
 
 
-def test_confusion_matrix_shades_are_shares_of_the_true_class():
-  picture = viz.confusion_matrix_picture(
-      np.array([[90, 10], [0, 0]]), ('überrascht', '高兴')
-  )
-  assert picture.dtype == np.uint8
-  # Dark cells: only the one with 90 % of its row.
-  dark = brightness(picture) < 330
-  y, x = np.argwhere(dark).mean(0)
-  rows, columns = picture.shape[:2]
-  left, top = columns - 16 - 2 * 84, rows - 16 - 2 * 84
-  assert left < x < left + 84 and top < y < top + 84
-
-
 def test_text_in_any_script_and_cut_to_width():
-  assert viz.text('').shape[1] < 5
-  ascii_only, other = viz.text('abc'), viz.text('жéß中')
+  assert canvas.text('').shape[1] < 5
+  ascii_only, other = canvas.text('abc'), canvas.text('жéß中')
   assert ascii_only.shape[0] == other.shape[0]
   assert (other < 128).any() and (ascii_only < 128).any()
   # No row of question marks or boxes: the letters differ.
-  assert viz.text('жжж').tobytes() != viz.text('ззз').tobytes()
-  long = viz.contact_sheet(
+  assert canvas.text('жжж').tobytes() != canvas.text('ззз').tobytes()
+  long = canvas.contact_sheet(
       [([np.zeros((9, 9, 3), np.uint8)], 'caption ' * 90)], (), 60
   )
   assert long.shape[1] < 100
@@ -165,13 +152,13 @@ def test_text_in_any_script_and_cut_to_width():
 def test_contact_sheet_places_each_picture():
   red = np.zeros((10, 20, 3), np.uint8) + np.uint8([255, 0, 0])
   green = np.zeros((20, 10, 3), np.uint8) + np.uint8([0, 255, 0])
-  sheet = viz.contact_sheet([([red], 'one'), ([red, green], '')], ('a',), 40)
+  sheet = canvas.contact_sheet([([red], 'one'), ([red, green], '')], ('a',), 40)
   is_red = (sheet == [255, 0, 0]).all(-1)
   is_green = (sheet == [0, 255, 0]).all(-1)
   assert is_red.sum() == 2 * 40 * 20  # Keeps the aspect ratio.
   assert is_green.sum() == 40 * 20
   assert np.argwhere(is_green)[:, 1].min() > np.argwhere(is_red)[:, 1].max()
-  assert viz.contact_sheet([]).ndim == 3
+  assert canvas.contact_sheet([]).ndim == 3
 
 
 def make_batch(heatmaps):
@@ -194,7 +181,7 @@ def make_batch(heatmaps):
 
 
 @pytest.mark.parametrize('decoder', ['none', 'heatmap', 'person_query'])
-def test_evaluation_pictures(decoder):
+def test_sheet_of_structure(decoder):
   rng = np.random.default_rng(1)
   body = None
   if decoder == 'heatmap':
@@ -207,11 +194,7 @@ def test_evaluation_pictures(decoder):
     )
   outputs = Outputs(logits=np.eye(3, 2) * 4, latents=(), body=body)
   batch = make_batch(decoder == 'heatmap')
-  pictures = viz.evaluation_pictures(
-      outputs, batch, {'confusion': np.eye(2)}, ('calm', 'glad'), 8
-  )
-  assert list(pictures) == ['structure', 'confusion']
-  sheet = pictures['structure']
+  sheet = viz.structure_sheet(batch, outputs, ('calm', 'glad'), 8)
   columns = 1 if decoder == 'none' else 3
   assert sheet.shape[1] == 8 + columns * 232
   two_rows = viz.structure_sheet(batch, outputs, ('calm', 'glad'), 2)
@@ -221,8 +204,63 @@ def test_evaluation_pictures(decoder):
   if columns == 3:
     target, prediction = sheet[100:200, 240:464], sheet[100:200, 472:696]
     assert (target != prediction).any()
-  without = viz.evaluation_pictures(outputs, batch, {}, (), 2)
-  assert list(without) == ['structure']
+  assert viz.structure_sheet(batch, outputs, (), 2).shape[0] < sheet.shape[0]
+
+
+def test_a_sheet_hides_people_where_it_shall():
+  batch = make_batch(False)
+  # The first sample's face, and nothing annotated in the second.
+  batch['body_keypoints'][0, 0, 0, :5, :2] = [
+      (30, 20), (28, 18), (32, 18), (26, 19), (34, 19)
+  ]  # fmt: skip
+  batch['body_keypoints'][0, 0, 0, 5:, 2] = 0
+  batch |= {
+      'face_keypoints': np.zeros((3, 1, 2, 68, 3), np.float32),
+      'face_mask': np.zeros((3, 1, 2), bool),
+      'face_annotated': np.zeros((3, 1), bool),
+  }
+  outputs = Outputs(logits=None, latents=())
+  plain = viz.structure_sheet(batch, outputs)
+  hidden = viz.structure_sheet(batch, outputs, blur=True)
+  assert plain.shape == hidden.shape
+  cell, left = 224, canvas.GAP
+  top = left + canvas.line_height(15) + 6
+  first = (plain != hidden)[top : top + cell, left : left + cell].any(-1)
+  y, x = np.argwhere(first).mean(0) * 64 / cell
+  assert abs(x - 30) < 2 and abs(y - 19) < 2 and first.mean() < 0.2
+  top += cell + canvas.GAP
+  second = (plain != hidden)[top : top + cell, left : left + cell].any(-1)
+  assert second.mean() > 0.95
+
+
+def test_people_are_hidden_by_their_heads():
+  rng = np.random.default_rng(0)
+  image = rng.integers(0, 256, (120, 160, 3), np.uint8)
+  face = np.ones((1, 68, 3), np.float32)
+  face[0, :, 0] = 60 + 20 * np.cos(np.arange(68))
+  face[0, :, 1] = 50 + 25 * np.sin(np.arange(68))
+  hidden = viz.hide_people(image, faces=face)
+  y, x = np.indices(image.shape[:2])
+  inside = ((x - 60) / 20) ** 2 + ((y - 50) / 25) ** 2 <= 1
+  changed = (hidden != image).any(-1)
+  assert changed[inside].mean() > 0.98
+  assert not changed[:, 105:].any() and not changed[95:].any()
+  # So few colours are left of a face that nobody knows it.
+  assert len(np.unique(hidden[inside], axis=0)) < 30
+  # A body without a head in sight tells of nobody: all is hidden.
+  body = np.zeros((1, 17, 3), np.float32)
+  body[0, 11:] = 50, 60, 1
+  for people in (None, None), (body, None), (body[:0], face[:0]):
+    everything = viz.hide_people(image, *people)
+    assert (everything != image).any(-1).mean() > 0.95
+    assert len(np.unique(everything.reshape(-1, 3), axis=0)) <= 8 * 8
+  # From the side the head is as large as the shoulders say.
+  body[0, :7] = [
+      (80, 40, 1), (81, 39, 1), (0, 0, 0), (83, 40, 1), (0, 0, 0),
+      (65, 60, 1), (105, 60, 1),
+  ]  # fmt: skip
+  changed = (viz.hide_people(image, bodies=body) != image).any(-1)
+  assert 20 < np.ptp(np.argwhere(changed)[:, 0]) < 70
 
 
 def test_decoded_structure_is_the_last_stage_as_probability():

@@ -1,4 +1,4 @@
-"""Files are read back with independent readers, and the clock is a fake."""
+"""Files are read back with independent readers."""
 
 import glob
 import json
@@ -150,11 +150,52 @@ def test_pictures_in_files_and_tensorboard(tmp_path):
   ]
 
 
+def test_curves_and_confusion_are_kept_up_to_date(tmp_path):
+  matrix = np.array([[3, 1], [0, 2]]), ('a', 'b')
+  sizes = []
+  with writer_lib.Writer(tmp_path) as writer:
+    for step in (10, 20):
+      writer.scalars(step, 'val', {'loss': 1 / step, f'term_{step}': 1.0})
+      writer.confusion(step, 'val', {'mine': matrix}, to_file=step == 20)
+      assert (tmp_path / 'confusion.png').exists() == (step == 20)
+      writer.curves()
+      with Image.open(tmp_path / 'curves.png') as picture:
+        sizes.append(picture.size[1])
+    writer.scalars(20, 'val', {'a': 1, 'b': 1})
+    writer.curves(best=10)
+  with Image.open(tmp_path / 'curves.png') as picture:
+    assert picture.size[1] > sizes[0]  # Another row of panels.
+  tags = [
+      (value.tag, event.step)
+      for event in read_events(tmp_path)
+      for value in event.summary.value
+      if value.WhichOneof('value') == 'image'
+  ]
+  assert tags == [('val/confusion', 10), ('val/confusion', 20)]
+
+
+def test_places_are_those_that_there_are(tmp_path):
+  with writer_lib.Writer(tmp_path) as writer:
+    writer.scalars(1, 'val', {'loss': 1.0})
+    assert 'report' not in writer.places()
+    (tmp_path / 'report.html').write_text('')
+    last = writer.places().splitlines()[-1]
+  assert last.split() == ['report', str(tmp_path / 'report.html')]
+
+
+def test_memory_is_counted():
+  memory = writer_lib.memory()
+  # More than JAX alone, less than any machine has.
+  assert 5e7 < memory['host_memory'] < 1e13
+
+
 def test_config_and_versions(tmp_path):
   config = {'seed': 3, 'model': {'widths': (4, 2)}}
+  recipe = {'recipe': 'configs/folder.py:tiny', 'changes': {'seed': 3}}
   for _ in range(2):  # A resumed run writes them again.
     with writer_lib.Writer(tmp_path) as writer:
-      writer.setup(config, writer_lib.versions())
+      writer.setup(config, writer_lib.versions(), recipe)
+  assert json.loads((tmp_path / 'recipe.json').read_text()) == recipe
   versions = json.loads((tmp_path / 'versions.json').read_text())
   assert versions['jax'] == jax.__version__
   assert versions['numpy'] == np.__version__
@@ -172,76 +213,6 @@ def test_only_process_zero_writes(tmp_path, monkeypatch, capsys):
     writer.message('hello')
   assert not workdir.exists()
   assert capsys.readouterr().out == ''
-
-
-class FakeTime:
-
-  def __init__(self):
-    self.seconds = 100.0
-
-  def __call__(self):
-    return self.seconds
-
-
-def test_clock_leaves_pauses_out_of_speed_but_not_of_time_left():
-  time = FakeTime()
-  clock = writer_lib.Clock(100, 8, step=20, now=time)
-  time.seconds += 5
-  rates = clock.report(30)  # 10 steps in 5 s, 70 to go.
-  assert rates['steps_per_second'] == pytest.approx(2)
-  assert rates['examples_per_second'] == pytest.approx(16)
-  assert rates['seconds_left'] == pytest.approx(35)
-
-  time.seconds += 4
-  with clock.pause():
-    time.seconds += 6
-  rates = clock.report(50)  # 20 steps in 4 s of training and 10 s in all.
-  assert rates['steps_per_second'] == pytest.approx(5)
-  assert rates['seconds_left'] == pytest.approx(50 * 10 / 20)
-
-  time.seconds += 10
-  rates = clock.report(60)
-  assert rates['examples_per_second'] == pytest.approx(8)
-  assert rates['seconds_left'] == pytest.approx(40 * 20 / 30)
-
-  time.seconds += 1
-  assert clock.report(100)['seconds_left'] == 0
-
-
-def test_clock_counts_a_pause_that_raises():
-  time = FakeTime()
-  clock = writer_lib.Clock(10, 1, now=time)
-  with pytest.raises(KeyError), clock.pause():
-    time.seconds += 3
-    raise KeyError
-  time.seconds += 1
-  assert clock.report(1)['steps_per_second'] == pytest.approx(1)
-
-
-def test_progress_line(tmp_path, capsys):
-  rates = {'examples_per_second': 1234.567, 'seconds_left': 200.4}
-  metrics = {'loss': jnp.float32(0.931443), 'accuracy': 0.5519}
-  with writer_lib.Writer(tmp_path) as writer:
-    writer.progress(120, 1000, metrics, rates)
-    writer.progress(1000, 1000, {'loss': 1e-7}, rates)
-  first, second = capsys.readouterr().out.splitlines()
-  assert ' '.join(first.split()) == (
-      'step 120/1000 loss 0.93144 accuracy 0.552 1235 examples/s 3m20s left'
-  )
-  assert 'accuracy' not in second
-  assert first.index('loss') == second.index('loss')
-  assert max(len(first), len(second)) < 80
-
-
-@pytest.mark.parametrize(
-    ('seconds', 'text'),
-    [
-        (0, '0s'), (59.4, '59s'), (59.6, '1m00s'), (200, '3m20s'),
-        (3599.7, '1h00m'), (18431, '5h07m'),
-    ],
-)  # fmt: skip
-def test_duration(seconds, text):
-  assert writer_lib.duration(seconds) == text
 
 
 def test_results_table():

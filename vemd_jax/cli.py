@@ -36,6 +36,16 @@ COMMANDS = {
         'check a labelled folder before training',
         'vemd check DIR',
     ),
+    'report': (
+        'vemd_jax.report',
+        'write the report of a run, or compare runs',
+        'vemd report RUN RUN2',
+    ),
+    'explain': (
+        'vemd_jax.explain',
+        'show the regions that the prediction of a photograph depends on',
+        'vemd explain RUN PHOTO.jpg',
+    ),
     'annotate': (
         'vemd_jax.data.annotate',
         'detect bodies and faces in your own images',
@@ -67,7 +77,6 @@ COMMANDS = {
         'vemd import CHECKPOINT --config=configs/reference.py:heatmap '
         '--out=WEIGHTS',
     ),
-<<<<<<< HEAD
     'sweep': (
         'vemd_jax.sweep',
         'train the rows of a table with several seeds',
@@ -77,7 +86,7 @@ COMMANDS = {
         'vemd_jax.table',
         'make the table of a sweep, or the mean of several runs',
         'vemd table SWEEP',
-=======
+    ),
     'card': (
         'vemd_jax.card',
         'write the model card of a run',
@@ -87,12 +96,6 @@ COMMANDS = {
         'vemd_jax.scrub',
         'remove everything that shows a person from a workdir',
         'vemd scrub RUN --dry_run',
-    ),
-    'folds': (
-        'vemd_jax.folds',
-        'average the results of several runs',
-        'vemd folds RUNS/fold_*',
->>>>>>> export
     ),
     'scenes': (
         'vemd_jax.data.group_scenes',

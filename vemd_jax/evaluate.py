@@ -7,12 +7,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
-from vemd_jax import sharding, viz, weights
+from vemd_jax import gallery, predictions, progress, sharding, viz, weights
+from vemd_jax import report as report_lib
 from vemd_jax import workdir as workdir_lib
 from vemd_jax import writer as writer_lib
-from vemd_jax.data import pipeline
+from vemd_jax.data import pipeline, sources
 from vemd_jax.metrics import Metrics
+from vemd_jax.predictions import Predictions
 from vemd_jax.run import Run
 from vemd_jax.state import TrainState
 from vemd_jax.stopping import Stopped
@@ -27,7 +30,7 @@ def evaluate(
     dataset: str,
     step: int,
     stop: Callable[[], bool] = lambda: False,
-) -> tuple[Metrics, tuple[Any, Any]]:
+) -> tuple[Metrics, tuple[Any, Any], Predictions | None]:
   """Accumulates the metrics of a split and keeps its first batch for pictures.
 
   Args:
@@ -41,12 +44,13 @@ def evaluate(
     stop: called before each batch; True interrupts the evaluation.
 
   Returns:
-    (metrics of the whole split, (outputs, batch) of the first batch).
+    (metrics of the whole split, (outputs, batch) of the first batch,
+    predictions or None without an emotion head).
 
   Raises:
     Stopped: if `stop` says so.
   """
-  metrics, first = None, None
+  metrics, first, kept = None, None, []
   step_array = jax.device_put(
       jnp.asarray(step, jnp.int32), sharding.replicated(mesh)
   )
@@ -58,7 +62,8 @@ def evaluate(
     )
     metrics = new if metrics is None else metrics.merge(new)
     first = first or (outputs, batch)
-  return metrics, first
+    kept.append(predictions.keep(outputs, batch))
+  return metrics, first, predictions.gather(kept)
 
 
 def validate(
@@ -99,38 +104,53 @@ def evaluate_split(
   local = sharding.local_batch_size(
       config.eval.batch_size, run.mesh, 'eval.batch_size'
   )
-  results = {}
+  results, said = {}, {}
   for name, data in run.datasets.items():
     batches = pipeline.eval_batches(
         data, split, local, jax.process_index(), jax.process_count()
     )
-    metrics, (outputs, batch) = evaluate(
-        run.eval_step,
-        variables,
-        batches,
-        mesh=run.mesh,
-        dataset=name,
-        step=step,
-        stop=run.stop.given,
-    )
-    results[name] = metrics.compute(run.classes[name])
-    if config.eval.pictures and jax.process_count() == 1:
-      prefix = split if len(run.datasets) == 1 else f'{split}_{name}'
-      writer.pictures(
-          step,
-          {
-              f'{prefix}/{what}': picture
-              for what, picture in viz.evaluation_pictures(
-                  jax.device_get(outputs),
-                  jax.device_get(batch),
-                  results[name],
-                  run.classes[name],
-                  config.eval.pictures,
-              ).items()
-          },
+    count = -(-len(sources.make_source(data, split)) // config.eval.batch_size)
+    with progress.bar(count, 'batch', f'{name} {split}', brief=True) as bar:
+      metrics, (outputs, batch), said[name] = evaluate(
+          run.eval_step,
+          variables,
+          _counted(batches, bar),
+          mesh=run.mesh,
+          dataset=name,
+          step=step,
+          stop=run.stop.given,
       )
+    results[name] = metrics.compute(run.classes[name])
+    pictures = config.pictures
+    if (
+        pictures.samples
+        and pictures.people != 'off'
+        and jax.process_count() == 1
+    ):
+      sheet = viz.structure_sheet(
+          jax.device_get(batch),
+          jax.device_get(outputs),
+          run.classes[name],
+          pictures.samples,
+          blur=pictures.people == 'blur',
+      )
+      prefix = split if len(run.datasets) == 1 else f'{split}_{name}'
+      writer.pictures(step, {f'{prefix}/structure': sheet})
   joined = join(results)
   writer.scalars(step, split, joined)
+  writer.confusion(
+      step,
+      split,
+      {
+          name: (metrics['confusion'], run.classes[name])
+          for name, metrics in results.items()
+          if metrics.get('confusion')
+      },
+      # The file in the workdir shows what chooses the checkpoint.
+      to_file=split == run.selection_split,
+  )
+  if split == run.selection_split:
+    writer.curves()
   writer.message(
       f'{split} at step {step}: '
       + '  '.join(
@@ -139,8 +159,14 @@ def evaluate_split(
           if key in joined
       )
   )
-  run.last_evaluation = (step, split, joined)
+  run.last_evaluation = (step, split, joined, said)
   return joined
+
+
+def _counted(batches: Iterator, bar: Any) -> Iterator:
+  for batch in batches:
+    yield batch
+    bar.update()
 
 
 def join(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -157,7 +183,10 @@ def join(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def report(run: Run) -> None:
-  """Evaluates the best checkpoint on all held-out splits and prints a table.
+  """Evaluates the best checkpoint on all held-out splits and reports on it.
+
+  Prints tables and writes results.json, predictions.jsonl, data.json, the
+  gallery and report.html.
 
   Args:
     run: the run, from `run.set_up`.
@@ -174,19 +203,26 @@ def report(run: Run) -> None:
   state, _ = run.checkpoints.restore(run.target, step)
   run.check_cached_features(state)
   variables = state.variables(averaged=True)
-  with writer_lib.Writer(run.workdir, resume_step=None) as writer:
-    results = _report(run, variables, step, writer)
-  if jax.process_index() == 0:
-    text = json.dumps({'step': step, **results}, indent=2) + '\n'
-    workdir_lib.write(run.workdir / 'results.json', text)
+  with writer_lib.Writer(
+      run.workdir, resume_step=None, loggers=run.config.loggers
+  ) as writer:
+    results, said = _results(run, variables, step, writer)
+    pictures = gallery.pictures(run, variables, step, said)
+    if jax.process_index() == 0:
+      _store(run, {'step': step, **results}, said)
+      gallery.store(run.workdir, pictures)
+      writer.curves(step)
+      report_lib.write(run.workdir / report_lib.NAME, [run.workdir])
+    writer.message(writer.places())
 
 
-def _report(
+def _results(
     run: Run, variables: Any, step: int, writer: writer_lib.Writer
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], dict[str, dict[str, Predictions | None]]]:
   """Evaluates val and test and prints their tables."""
   chosen_on = run.selection_split
   results: dict[str, Any] = {'chosen_on': chosen_on}
+  said = {}
   for split in ('val', 'test'):
     if split == 'test' and not run.config.data.test_split:
       continue
@@ -195,6 +231,7 @@ def _report(
       results[split] = run.last_evaluation[2]
     else:
       results[split] = evaluate_split(run, variables, step, split, writer)
+    said[split] = run.last_evaluation[3]
     writer.message(f'\nResults on {split}, checkpoint of step {step}')
     if split == chosen_on:
       writer.message(
@@ -204,5 +241,56 @@ def _report(
     for name in run.datasets:
       table = results[split] if len(run.datasets) == 1 else results[split][name]
       writer.message(writer_lib.results_table(table, run.classes[name]))
-  writer.message(writer.places())
-  return results
+  return results, said
+
+
+def _store(
+    run: Run,
+    results: dict[str, Any],
+    said: dict[str, dict[str, Predictions | None]],
+) -> None:
+  """Writes the results, what is said about each sample, and of which data."""
+  text = json.dumps(results, indent=2) + '\n'
+  workdir_lib.write(run.workdir / 'results.json', text)
+  lines = [
+      json.dumps(line) + '\n'
+      for split, by_dataset in said.items()
+      for name, found in by_dataset.items()
+      if found is not None
+      for line in predictions.lines(
+          found,
+          split=split,
+          dataset=name,
+          classes=run.classes[name],
+          source=sources.make_source(run.datasets[name], split),
+      )
+  ]
+  workdir_lib.write(run.workdir / predictions.NAME, ''.join(lines))
+  counts = {name: _counts(data) for name, data in run.datasets.items()}
+  text = json.dumps(counts, indent=2) + '\n'
+  workdir_lib.write(run.workdir / 'data.json', text)
+
+
+def _counts(data: ConfigDict) -> dict[str, Any]:
+  """What a dataset's splits hold, and what was left out of them."""
+  splits = ['train', 'val']
+  splits += ['holdout'] * bool(data.holdout) + ['test'] * bool(data.test_split)
+  result = {}
+  for split in splits:
+    source = sources.make_source(data, split)
+    labels = np.asarray(source.labels)
+    result[split] = {
+        'samples': len(source),
+        'classes': {
+            name: int((labels == i).sum())
+            for i, name in enumerate(source.classes)
+        },
+        'unlabelled': int((labels < 0).sum()),
+    }
+    found = getattr(source, 'report', None)
+    if found is not None:
+      result[split] |= {
+          key: getattr(found, key)
+          for key in ('annotated', 'left_out', 'invalid_lines', 'problems')
+      }
+  return result

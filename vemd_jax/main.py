@@ -14,6 +14,7 @@ import faulthandler
 import logging as logging_lib
 import sys
 import traceback
+from typing import Any
 
 import jax
 from absl import app, flags, logging
@@ -61,7 +62,7 @@ def main(argv: list[str]) -> None:
     # would be followed by the stacks of all threads.
     faulthandler.disable()
   try:
-    train.train_and_evaluate(config, workdir)
+    train.train_and_evaluate(config, workdir, _recipe())
   except stopping.Stopped as stopped:
     print(
         f'Stopped {stopped}; the same command resumes the run',
@@ -97,6 +98,15 @@ def _one_line(error: Exception, workdir: epath.Path) -> str:
     path.write_text(traceback.format_exc())
     where = f' (traceback in {path})'
   return f'error: {" ".join(str(error).split())}{where}'
+
+
+def _recipe() -> dict[str, Any]:
+  """The recipe of the command line and the values set there."""
+  holder = flags.FLAGS['config']
+  return {
+      'recipe': holder.config_filename,
+      'changes': config_flags.get_override_values(holder),
+  }
 
 
 def _ours(record) -> bool:

@@ -25,10 +25,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import cv2
-import tqdm
 from absl import logging
 
-from vemd_jax import inference, viz
+from vemd_jax import inference, progress, viz
 from vemd_jax.data import jsonl
 from vemd_jax.inference import Model, Prediction, results
 from vemd_jax.inference.clips import Unreadable, find_inputs, is_video
@@ -38,15 +37,18 @@ from vemd_jax.inference.files import predict_files
 class Overlays:
   """Writes images with the decoded structure drawn over them."""
 
-  def __init__(self, folder: str):
-    self._folder = folder
+  def __init__(self, folder: str, blur: bool = False):
+    self._folder, self._blur = folder, blur
     self._used = set()
     os.makedirs(folder, exist_ok=True)
 
   def add(self, path: str, prediction: Prediction) -> None:
     images = prediction.clip.images
+    picture = images[len(images) // 2]
+    if self._blur:
+      picture = viz.hide_people(picture)
     picture = viz.overlay_structure(
-        images[len(images) // 2], prediction.structure, prediction.input_size
+        picture, prediction.structure, prediction.input_size
     )
     stem = pathlib.Path(path).stem
     if prediction.clip.seconds is not None:
@@ -82,7 +84,9 @@ def main(argv: Sequence[str] | None = None, load=None) -> int:
       model = _load(args, load or inference.load)
       if args.overlay and not model.decodes:
         raise ValueError('--overlay: this model decodes no structure')
-      look = Overlays(args.overlay).add if args.overlay else None
+      look = None
+      if args.overlay:
+        look = Overlays(args.overlay, inference.hides_people(model)).add
       out = None
       if args.out:
         out = _open_results(args, model)
@@ -127,12 +131,9 @@ def _run(
   if not any(map(is_video, todo)):
     batch_size = max(1, min(batch_size, len(todo)))
   failed = 0
-  with tqdm.tqdm(
-      total=len(files),
-      initial=len(files) - len(todo),
-      unit='file',
-      mininterval=0.5 if sys.stderr.isatty() else 30,
-      disable=not out or not todo,
+  done = len(files) - len(todo)
+  with progress.bar(
+      len(files), 'file', done=done, shown=out is not None
   ) as bar:
     for path, found in predict_files(
         model,
@@ -155,10 +156,9 @@ def _run(
       bar.update()
   if out:
     out.finish()
-    before = len(files) - len(todo)
     print(
         f'{args.out}: {len(todo) - failed} files predicted, {failed} '
-        f'unreadable, {before} predicted before'
+        f'unreadable, {done} predicted before'
     )
   return 1 if failed else 0
 

@@ -46,7 +46,8 @@ class Run:
     target: shapes, dtypes and shardings of the state.
     checkpoints: checkpoints of the workdir.
     stop: tells whether the run was asked to stop.
-    last_evaluation: (step, split, metrics) of the last split evaluated.
+    last_evaluation: (step, split, metrics, predictions by dataset) of the last
+      split evaluated.
   """
 
   config: ConfigDict
@@ -63,7 +64,7 @@ class Run:
   target: TrainState
   checkpoints: checkpoint.Checkpoints
   stop: stopping.Stop = dataclasses.field(default_factory=stopping.Stop)
-  last_evaluation: tuple[int, str, dict[str, Any]] | None = None
+  last_evaluation: tuple[int, str, dict, dict] | None = None
 
   @property
   def selection_split(self) -> str:

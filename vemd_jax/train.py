@@ -12,7 +12,7 @@ import collections
 import contextlib
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -26,19 +26,25 @@ from vemd_jax import evaluate, guard, optim, phases, sharding, weights
 from vemd_jax import workdir as workdir_lib
 from vemd_jax import writer as writer_lib
 from vemd_jax.data import pipeline
+from vemd_jax.progress import Clock
 from vemd_jax.run import Run, set_up
 from vemd_jax.state import TrainState
 from vemd_jax.stopping import Stop, Stopped
 from vemd_jax.window import Window
 
 
-def train_and_evaluate(config: ConfigDict, workdir: epath.PathLike) -> None:
+def train_and_evaluate(
+    config: ConfigDict,
+    workdir: epath.PathLike,
+    recipe: Mapping[str, Any] | None = None,
+) -> None:
   """Trains and evaluates a model, depending on `config.mode`.
 
   Args:
     config: config of a recipe; see `vemd_jax.config`.
     workdir: output folder of the run. Calling this again with the same
       arguments resumes an interrupted run.
+    recipe: origin of the config, for the report; see `Writer.setup`.
 
   Raises:
     ValueError: if the config, the data or a checkpoint is invalid; names the
@@ -53,7 +59,7 @@ def train_and_evaluate(config: ConfigDict, workdir: epath.PathLike) -> None:
     if run.checkpoints.latest_step() is not None:
       config_lib.check_same(config, workdir)
     if config.mode != 'evaluate':
-      train(run)
+      train(run, recipe)
     if config.mode != 'train':
       evaluate.report(run)
     run.checkpoints.close()
@@ -65,11 +71,12 @@ def _locked(workdir: epath.Path) -> contextlib.AbstractContextManager:
   return contextlib.nullcontext()
 
 
-def train(run: Run) -> None:
+def train(run: Run, recipe: Mapping[str, Any] | None = None) -> None:
   """Trains to the last step.
 
   Args:
     run: the run, from `set_up`.
+    recipe: see `train_and_evaluate`.
 
   Raises:
     FloatingPointError: if `config.faults` stops the run; names the step.
@@ -79,7 +86,7 @@ def train(run: Run) -> None:
   ahead, returns = None, collections.Counter()
   while True:
     try:
-      return _resume(run, ahead)
+      return _resume(run, ahead, recipe)
     except FloatingPointError:
       run.checkpoints.wait()
       raise
@@ -100,13 +107,16 @@ def train(run: Run) -> None:
       )  # fmt: skip
 
 
-def _resume(run: Run, ahead: int | None) -> None:
+def _resume(
+    run: Run, ahead: int | None, recipe: Mapping[str, Any] | None
+) -> None:
   """Trains from the last checkpoint, or from step 0 if there is none.
 
   Args:
     run: the run.
     ahead: number of batches that the data are ahead of the step; None takes it
       from the checkpoint.
+    recipe: see `train_and_evaluate`.
   """
   config = run.config
   state, position = weights.initialise(
@@ -128,14 +138,16 @@ def _resume(run: Run, ahead: int | None) -> None:
 
   data = _train_batches(run, start + stored['ahead'])
   with (
-      writer_lib.Writer(run.workdir, start, stored['evaluated']) as writer,
+      writer_lib.Writer(
+          run.workdir, start, stored['evaluated'], config.loggers
+      ) as writer,
       contextlib.closing(data),
   ):
     if jax.process_index() == 0:
       config_lib.save(config, run.workdir / 'config.json')
       text = json.dumps(run.classes) + '\n'
       workdir_lib.write(run.workdir / 'classes.json', text)
-    writer.setup(config.to_dict(), writer_lib.versions())
+    writer.setup(config.to_dict(), writer_lib.versions(), recipe)
     _describe_parameters(run, state)
     if len(run.phases) > 1:
       for line in phases.describe(run.phases):
@@ -152,7 +164,7 @@ def _loop(
 ) -> None:
   """The training loop; see the module docstring for the order of its steps."""
   config, start = run.config, int(state.step)
-  clock = writer_lib.Clock(run.steps, config.batch_size, start)
+  clock = Clock(run.steps, config.batch_size, start)
   names = functools.partial(pipeline.sample_names, **_data_order(run))
   window = Window(config.faults, run.classes, stored, names)
 
@@ -185,7 +197,8 @@ def _loop(
       break
 
     with jax.profiler.StepTraceAnnotation('train', step_num=step):
-      name, batch = next(data)
+      with clock.waiting():
+        name, batch = next(data)
       window.check_readable(batch, run.datasets[name])
       batch = sharding.put_batch(batch, run.mesh)
       with jax.transfer_guard('disallow'):
@@ -207,6 +220,7 @@ def _loop(
                   config.optim, run.phases, step
               ),
               **rates,
+              **writer_lib.memory(),
           },
       )
       writer.progress(done, run.steps, scalars, rates)

@@ -1,29 +1,93 @@
-"""Visualization: heatmap and limb overlays, contact sheets, confusion matrices.
+"""Visualization of structure: overlays of heatmaps and limbs, and sheets.
 
 Uses NumPy and OpenCV only; every picture is uint8 [H, W, 3] RGB. Heatmap pixel
 i corresponds to image pixel i * W / w, as in the target heatmaps.
 """
 
 import colorsys
-import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 
-from vemd_jax import skeletons
+from vemd_jax import canvas, skeletons
 
-_PAPER = (250, 250, 248)
-_INK = (38, 42, 51)
-_GREY = (122, 128, 138)
-_GAP = 8
+# Values of config.pictures.people.
+PEOPLE = ('show', 'blur', 'off')
 
 # Colour ramps from low to high: green for bodies, orange for faces.
 _RAMPS = {
     'body': ((6, 60, 92), (0, 150, 160), (70, 225, 190), (225, 255, 245)),
     'face': ((120, 20, 60), (235, 70, 40), (255, 170, 50), (255, 245, 205)),
 }
+
+
+def hide_people(
+    image: np.ndarray,
+    bodies: np.ndarray | None = None,
+    faces: np.ndarray | None = None,
+) -> np.ndarray:
+  """Pixelates the heads of people.
+
+  People who are not annotated stay visible; if no head is annotated, the whole
+  picture is pixelated.
+
+  Args:
+    image: uint8 [H, W, 3].
+    bodies: [P, 17, 3] (x, y, score) in pixels; None if not annotated.
+    faces: [P, 68, 3] (x, y, score) in pixels; None if not annotated.
+
+  Returns:
+    uint8 [H, W, 3].
+  """
+  heads = []
+  for people, points in ((bodies, slice(0, 7)), (faces, slice(None))):
+    for person in () if people is None else people:
+      head = _head(np.asarray(person, np.float32)[points])
+      if head is not None:
+        heads.append(head)
+  height, width = image.shape[:2]
+  # So few pixels that a face that fills the picture is unrecognizable, too.
+  coarse = _squares(image, max(height, width) / 8)
+  if not heads:
+    return coarse
+  mask = np.zeros((height, width), np.uint8)
+  for x, y, radius in heads:
+    cv2.circle(mask, (round(x), round(y)), math.ceil(radius), 255, -1)
+  largest = max(radius for _, _, radius in heads)
+  coarse = _squares(image, max(largest / 1.5, max(height, width) / 40))
+  return np.where(mask[..., None] > 0, coarse, image)
+
+
+def _head(points: np.ndarray) -> tuple[float, float, float] | None:
+  """(x, y, radius) of a circle around a head; None if no point is visible.
+
+  Args:
+    points: [68, 3] of a face, or [7, 3] of a body: nose, eyes, ears and
+      shoulders.
+  """
+  seen = (points[:, 2] >= skeletons.MIN_SCORE) & np.isfinite(points).all(1)
+  face = points[seen, :2] if len(points) > 7 else points[:5][seen[:5], :2]
+  if not len(face):
+    return None
+  centre = (face.min(0) + face.max(0)) / 2
+  # Landmarks cover brow to chin; eyes and ears lie within the head.
+  share = 0.75 if len(points) > 7 else 0.9
+  radius = share * float(np.ptp(face, axis=0).max())
+  if len(points) == 7 and seen[5:].all():
+    # The points of a head in profile are close together.
+    radius = max(radius, 0.6 * float(np.hypot(*(points[5] - points[6])[:2])))
+  return *map(float, centre), max(radius, 6.0)
+
+
+def _squares(image: np.ndarray, side: float) -> np.ndarray:
+  """Pixelates an image; `side` is that of a pixelated square."""
+  height, width = image.shape[:2]
+  small = max(1, round(width / side)), max(1, round(height / side))
+  few = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
+  return cv2.resize(few, (width, height), interpolation=cv2.INTER_NEAREST)
 
 
 def colour_map(values: np.ndarray, part: str) -> np.ndarray:
@@ -172,174 +236,6 @@ def keypoint_limbs(
   return np.where((seen & mask[:, None])[..., None], vectors, np.nan)
 
 
-def text(
-    line: str, size: int = 14, colour: Sequence[int] = _INK
-) -> np.ndarray:
-  """Renders a line of text in OpenCV's built-in font.
-
-  Args:
-    line: the text, in any script that the font supports.
-    size: font size in pixels.
-    colour: RGB.
-
-  Returns:
-    uint8 [h, w, 3] on the background colour; h depends only on the size.
-  """
-  shape = _line_height(size), _width(line, size), 3
-  canvas = np.full(shape, _PAPER, np.uint8)
-  _write(canvas, line, (0, size + 1), size, colour)
-  return canvas
-
-
-@functools.cache
-def _font() -> cv2.FontFace:
-  return cv2.FontFace('sans')
-
-
-def _line_height(size: int) -> int:
-  return round(1.4 * size)
-
-
-def _width(line: str, size: int) -> int:
-  # putText returns the end position; cv2.getTextSize is a few pixels smaller.
-  nowhere = np.zeros((1, 1, 3), np.uint8)
-  (x, _), _ = cv2.putText(nowhere, line, (0, 0), _INK, _font(), size, 400)
-  return x + 1
-
-
-def _write(
-    canvas: np.ndarray,
-    line: str,
-    origin: tuple[int, int],
-    size: int,
-    colour: Sequence[int],
-) -> None:
-  """Draws text on the canvas; `origin` is the start of the baseline."""
-  cv2.putText(canvas, line, origin, tuple(colour), _font(), size, 400)
-
-
-def _fit(line: str, width: int, size: int) -> str:
-  """Truncates text to a width in pixels."""
-  if _width(line, size) <= width:
-    return line
-  while line and _width(line + '…', size) > width:
-    line = line[:-1]
-  return line + '…'
-
-
-def _put(canvas: np.ndarray, picture: np.ndarray, x: int, y: int) -> None:
-  """Copies a picture onto the canvas, clipped at its edges."""
-  x, y = max(x, 0), max(y, 0)
-  h = min(picture.shape[0], canvas.shape[0] - y)
-  w = min(picture.shape[1], canvas.shape[1] - x)
-  if h > 0 and w > 0:
-    canvas[y : y + h, x : x + w] = picture[:h, :w]
-
-
-def contact_sheet(
-    rows: Sequence[tuple[Sequence[np.ndarray], str]],
-    header: Sequence[str] = (),
-    cell: int = 224,
-) -> np.ndarray:
-  """A grid of pictures with a caption below each row.
-
-  Args:
-    rows: (pictures uint8 [H, W, 3] of any size, caption) for each row.
-    header: title of each column; empty for no header.
-    cell: side in pixels of the square cell that each picture is resized to.
-
-  Returns:
-    uint8 [H, W, 3].
-  """
-  columns = max((len(pictures) for pictures, _ in rows), default=0)
-  columns = max(columns, len(header), 1)
-  size = max(11, round(cell / 15))
-  line = _line_height(size)
-  captions = any(caption for _, caption in rows)
-  row_height = cell + (line + 6 if captions else 0) + _GAP
-  top = _GAP + (line + 6 if header else 0)
-  height = top + len(rows) * row_height
-  width = _GAP + columns * (cell + _GAP)
-  sheet = np.full((height, width, 3), _PAPER, np.uint8)
-  for column, title in enumerate(header):
-    picture = text(_fit(title, cell, size), size, _GREY)
-    _put(sheet, picture, _GAP + column * (cell + _GAP), _GAP)
-  for row, (pictures, caption) in enumerate(rows):
-    y = top + row * row_height
-    for column, picture in enumerate(pictures):
-      fitted = _fit_picture(picture, cell)
-      x = _GAP + column * (cell + _GAP) + (cell - fitted.shape[1]) // 2
-      _put(sheet, fitted, x, y + (cell - fitted.shape[0]) // 2)
-    if caption:
-      caption = _fit(caption, width - 2 * _GAP, size)
-      _put(sheet, text(caption, size), _GAP, y + cell + 4)
-  return sheet
-
-
-def _fit_picture(picture: np.ndarray, cell: int) -> np.ndarray:
-  height, width = picture.shape[:2]
-  scale = cell / max(height, width)
-  size = max(1, round(width * scale)), max(1, round(height * scale))
-  if size == (width, height):
-    return picture
-  method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-  return cv2.resize(picture, size, interpolation=method)
-
-
-def confusion_matrix_picture(
-    matrix: np.ndarray, classes: Sequence[str]
-) -> np.ndarray:
-  """Draws a confusion matrix: counts, shaded by the share of the true class.
-
-  Args:
-    matrix: [C, C] counts, true classes as rows.
-    classes: C names.
-
-  Returns:
-    uint8 [H, W, 3].
-  """
-  matrix = np.asarray(matrix, np.float64)
-  count = len(classes)
-  shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-  cell, size, label_width = 84, 15, 150
-  names = [_fit(name, label_width, size) for name in classes]
-  left = max(_width(name, size) for name in names) + 3 * _GAP
-  top = 3 * _GAP + 2 * _line_height(size)
-  height, width = top + count * cell + 2 * _GAP, left + count * cell + 2 * _GAP
-  canvas = np.full((height, width, 3), _PAPER, np.uint8)
-  title = _fit('rows: true, columns: predicted', width - 2 * _GAP, size)
-  _put(canvas, text(title, size, _GREY), _GAP, _GAP)
-  weak, strong = np.array((241, 241, 239)), np.array((14, 92, 112))
-  for row in range(count):
-    for column in range(count):
-      x, y = left + column * cell, top + row * cell
-      share = shares[row, column]
-      box = canvas[y + 1 : y + cell - 1, x + 1 : x + cell - 1]
-      box[:] = (weak + (strong - weak) * share**0.8).round()
-      ink = (255, 255, 255) if share > 0.45 else _INK
-      percent = f'{100 * share:.0f} %' if matrix[row].sum() else '-'
-      _centre(box, percent, 18, ink, -1)
-      _centre(box, f'{matrix[row, column]:.0f}', 12, ink, 19)
-    name = text(names[row], size)
-    y = top + row * cell + (cell - name.shape[0]) // 2
-    _put(canvas, name, left - _GAP - name.shape[1], y)
-    head = text(_fit(classes[row], cell - 4, size), size)
-    x = left + row * cell + (cell - head.shape[1]) // 2
-    _put(canvas, head, x, top - head.shape[0] - 4)
-  return canvas
-
-
-def _centre(
-    box: np.ndarray, line: str, size: int, colour: Sequence[int], dy: int
-) -> None:
-  """Draws centred text, with the baseline `dy` pixels below the middle."""
-  height, width = box.shape[:2]
-  picture = np.ascontiguousarray(box)
-  origin = (width - _width(line, size)) // 2, height // 2 + dy
-  _write(picture, line, origin, size, colour)
-  box[:] = picture
-
-
 def overlay_structure(
     image: np.ndarray,
     structure: Mapping[str, Any],
@@ -419,11 +315,25 @@ def _target_structure(
   return structure
 
 
+def _annotated_people(
+    batch: Mapping[str, Any], example: int, frame: int
+) -> list[np.ndarray | None]:
+  """Bodies and faces of a frame, None where it is not annotated."""
+  people = []
+  for part in skeletons.NUM_POINTS:
+    people.append(None)
+    if batch[f'{part}_annotated'][example, frame]:
+      mask = np.asarray(batch[f'{part}_mask'][example, frame], bool)
+      people[-1] = np.asarray(batch[f'{part}_keypoints'][example, frame])[mask]
+  return people
+
+
 def structure_sheet(
     batch: Mapping[str, Any],
     outputs,
     classes: Sequence[str] = (),
     rows: int = 8,
+    blur: bool = False,
 ) -> np.ndarray:
   """Input, target and prediction side by side, for some clips of a batch.
 
@@ -432,6 +342,7 @@ def structure_sheet(
     outputs: the model's `Outputs` for it.
     classes: class names, for captions with true and predicted class.
     rows: maximum number of clips; padding is skipped.
+    blur: whether people are hidden, see `hide_people`.
 
   Returns:
     uint8 [H, W, 3]: the middle frame of a clip in each row; only the input if
@@ -444,6 +355,8 @@ def structure_sheet(
   sheet = []
   for example in shown:
     image = np.asarray(batch['image'][example, frame])
+    if blur:
+      image = hide_people(image, *_annotated_people(batch, example, frame))
     pictures = [image]
     if has_structure:
       # A darkened greyscale background makes the structure stand out.
@@ -463,35 +376,7 @@ def structure_sheet(
       if batch['label_mask'][example]:
         caption = f'true {classes[int(batch["label"][example])]},  {caption}'
     sheet.append((pictures, caption))
-  return contact_sheet(sheet, header)
-
-
-def evaluation_pictures(
-    outputs,
-    batch: Mapping[str, Any],
-    metrics: Mapping[str, Any],
-    classes: Sequence[str],
-    rows: int,
-) -> dict[str, np.ndarray]:
-  """The pictures of an evaluation.
-
-  Args:
-    outputs: the model's `Outputs` for one batch of the split.
-    batch: that batch, with its target heatmaps.
-    metrics: metrics of the split, with `confusion` [C, C] if it has labels.
-    classes: C names.
-    rows: maximum number of clips on the sheet.
-
-  Returns:
-    Name -> uint8 [H, W, 3]: `structure` (see `structure_sheet`) and, if there
-    are labels, `confusion` (see `confusion_matrix_picture`).
-  """
-  pictures = {'structure': structure_sheet(batch, outputs, classes, rows)}
-  if metrics.get('confusion') is not None:
-    pictures['confusion'] = confusion_matrix_picture(
-        metrics['confusion'], classes
-    )
-  return pictures
+  return canvas.contact_sheet(sheet, header)
 
 
 def _sigmoid(logits: Any) -> np.ndarray:

@@ -1,20 +1,21 @@
-"""Logging of a run: progress lines, metrics.jsonl, TensorBoard, versions.
+"""Logging of a run: metrics.jsonl, curves, loggers, progress, versions.
 
 Only process 0 writes; on other processes all calls are no-ops. Files in the
 workdir:
 
-  config.json     resolved config           metrics.jsonl  one object per line
-  versions.json   libraries and devices     tensorboard/   scalars, pictures
+  versions.json   libraries and devices     metrics.jsonl  one object per line
+  recipe.json     recipe and changes to it  curves.png     curve of each metric
+  tensorboard/    scalars and pictures      confusion.png  latest matrix
                                             pictures/      latest ones as PNG
 """
 
-import contextlib
 import importlib.metadata
 import json
 import math
 import platform
+import resource
 import subprocess
-import time
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,10 +23,10 @@ import cv2
 import jax
 import numpy as np
 from etils import epath
-from tensorboardX import record_writer, summary
-from tensorboardX.proto import event_pb2
 
 import vemd_jax
+from vemd_jax import loggers as loggers_lib
+from vemd_jax import plots, progress
 from vemd_jax import workdir as workdir_lib
 
 _LIBRARIES = (
@@ -41,6 +42,7 @@ class Writer:
       workdir: epath.PathLike,
       resume_step: int | None = 0,
       evaluated: bool = True,
+      loggers: Sequence[str] = ('tensorboard',),
   ):
     """Opens the files of a run.
 
@@ -52,8 +54,13 @@ class Writer:
         those of the same step and split.
       evaluated: False if the evaluation at `resume_step` was interrupted and
         will be repeated; its metrics are then deleted, too.
+      loggers: names of loggers, see `loggers.open_all`.
+
+    Raises:
+      ValueError: if a logger is unknown or its package is missing.
     """
     self.workdir = epath.Path(workdir)
+    self._line = progress.Line()
     self._active = jax.process_index() == 0
     if not self._active:
       return
@@ -69,29 +76,29 @@ class Writer:
           lambda line: line['step'] < last + (line['split'] == 'train')
           or (evaluated and line['step'] == last),
       )
-    self._board = _Board(self.workdir / 'tensorboard')
-    if resume_step is not None:
-      # TensorBoard discards events from this step on, also of earlier files.
-      start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-      self._board.add(resume_step + 1, session_log=start)
+    self._loggers = loggers_lib.open_all(loggers, self.workdir, resume_step)
 
   def setup(
-      self, config: Mapping[str, Any], versions: Mapping[str, Any]
+      self,
+      config: Mapping[str, Any],
+      versions: Mapping[str, Any],
+      recipe: Mapping[str, Any] | None = None,
   ) -> None:
-    """Writes versions.json, and config and versions as TensorBoard text.
+    """Writes versions.json and recipe.json; sends the config to the loggers.
 
     Args:
       config: the whole config, as plain JSON.
       versions: see `versions`.
+      recipe: `recipe` as on the command line, and `changes`, config key ->
+        value; None for a config that was created in Python.
     """
     if not self._active:
       return
-    text = json.dumps(dict(versions), indent=2)
-    workdir_lib.write(self.workdir / 'versions.json', text + '\n')
-    for tag, value in ('config', config), ('versions', versions):
-      indented = json.dumps(value, indent=2).replace('\n', '\n    ')
-      self._board.add(0, summary=summary.text(tag, '    ' + indented))
-    self._board.flush()
+    for name, value in ('versions', versions), ('recipe', recipe or {}):
+      text = json.dumps(dict(value), indent=2)
+      workdir_lib.write(self.workdir / f'{name}.json', text + '\n')
+    for logger in self._loggers:
+      logger.start(config, versions)
 
   def scalars(self, step: int, split: str, metrics: Mapping[str, Any]) -> None:
     """Writes the metrics of one split at one step.
@@ -100,8 +107,8 @@ class Writer:
       step: number of training steps done.
       split: train, val or test.
       metrics: name -> number, array, or a mapping of those. All are written to
-        metrics.jsonl, non-finite floats as null; numbers are also written to
-        TensorBoard as `<split>/<name>`, nested names for those in a mapping.
+        metrics.jsonl, non-finite floats as null; numbers are also sent to the
+        loggers as `<split>/<name>`, nested names for those in a mapping.
 
     Raises:
       ValueError: if a metric is named step or split.
@@ -117,12 +124,12 @@ class Writer:
     if self._replace:
       _keep_lines(self._metrics, lambda line: not key.items() <= line.items())
     workdir_lib.append(self._metrics, json.dumps(line, allow_nan=False) + '\n')
-    for tag, value in _numbers(split, metrics):
-      self._board.add(step, summary=summary.scalar(tag, value))
-    self._board.flush()
+    values = dict(_numbers(split, metrics))
+    for logger in self._loggers:
+      logger.scalars(step, values)
 
   def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
-    """Writes pictures to TensorBoard, and the latest of each name as PNG.
+    """Sends pictures to the loggers; writes the latest of each name as PNG.
 
     Args:
       step: number of training steps done.
@@ -134,11 +141,45 @@ class Writer:
     folder = self.workdir / 'pictures'
     folder.mkdir(exist_ok=True)
     for name, picture in pictures.items():
-      image = summary.image(name, picture, dataformats='HWC')
-      self._board.add(step, summary=image)
-      png = cv2.imencode('.png', picture[..., ::-1])[1].tobytes()
-      workdir_lib.write(folder / (name.replace('/', '_') + '.png'), png)
-    self._board.flush()
+      for logger in self._loggers:
+        logger.picture(step, name, picture)
+      _save(folder / (name.replace('/', '_') + '.png'), picture)
+
+  def confusion(
+      self,
+      step: int,
+      split: str,
+      matrices: Mapping[str, tuple[np.ndarray, Sequence[str]]],
+      to_file: bool,
+  ) -> None:
+    """Draws the confusion matrices of an evaluation and sends them to loggers.
+
+    Args:
+      step: number of training steps done.
+      split: split that was evaluated.
+      matrices: dataset -> (counts [C, C], names of the C classes).
+      to_file: whether to write confusion.png, too.
+    """
+    if not self._active or not matrices:
+      return
+    picture = plots.confusion_picture({
+        f'{name}, {split} at step {step}': matrix
+        for name, matrix in matrices.items()
+    })
+    for logger in self._loggers:
+      logger.picture(step, f'{split}/confusion', picture)
+    if to_file:
+      _save(self.workdir / 'confusion.png', picture)
+
+  def curves(self, best: int | None = None) -> None:
+    """Draws the metrics of metrics.jsonl into curves.png.
+
+    Args:
+      best: step of the best checkpoint; None does not mark one.
+    """
+    if self._active:
+      picture = plots.curves_picture(read_lines(self._metrics), best)
+      _save(self.workdir / 'curves.png', picture)
 
   def progress(
       self,
@@ -147,139 +188,40 @@ class Writer:
       metrics: Mapping[str, float],
       rates: Mapping[str, float],
   ) -> None:
-    """Prints a progress line; see `progress_line`."""
-    self.message(progress_line(step, total, metrics, rates))
+    """Shows a progress line; see `progress.progress_line`."""
+    if self._active:
+      self._line.show(progress.progress_line(step, total, metrics, rates))
 
   def message(self, text: str) -> None:
     """Prints text to standard output, unbuffered."""
     if self._active:
-      print(text, flush=True)
+      self._line.message(text)
 
   def places(self) -> str:
     """The paths of the results, to print at the end of a run."""
-    return (
-        f'metrics      {self.workdir / "metrics.jsonl"}\n'
-        f'pictures     {self.workdir / "pictures"}\n'
-        f'TensorBoard  {self.workdir / "tensorboard"}'
+    places = {
+        'metrics': 'metrics.jsonl',
+        'pictures': 'pictures',
+        'TensorBoard': 'tensorboard',
+        'report': 'report.html',
+    }
+    return '\n'.join(
+        f'{what:11}  {self.workdir / name}'
+        for what, name in places.items()
+        if (self.workdir / name).exists()
     )
 
   def close(self) -> None:
+    self._line.close()
     if self._active:
-      self._board.close()
+      for logger in self._loggers:
+        logger.close()
 
   def __enter__(self) -> 'Writer':
     return self
 
   def __exit__(self, *exc) -> None:
     self.close()
-
-
-class Clock:
-  """Measures the training speed and estimates the remaining time.
-
-  Example:
-    clock = Clock(total=1000, examples_per_step=32, step=0)
-    ...
-    with clock.pause():
-      evaluate()
-    rates = clock.report(step)
-  """
-
-  def __init__(
-      self,
-      total: int,
-      examples_per_step: int,
-      step: int = 0,
-      now: Callable[[], float] = time.monotonic,
-  ):
-    """Starts the clock.
-
-    Args:
-      total: the step at which training ends.
-      examples_per_step: global batch size.
-      step: number of steps done already.
-      now: returns the time in seconds.
-    """
-    self._total = total
-    self._examples = examples_per_step
-    self._now = now
-    self._step = step
-    self._time = now()
-    self._paused = 0.0
-    self._first: tuple[int, float] | None = None
-
-  @contextlib.contextmanager
-  def pause(self) -> Iterator[None]:
-    """Excludes time spent inside (evaluation, checkpoints) from the speed."""
-    start = self._now()
-    try:
-      yield
-    finally:
-      self._paused += self._now() - start
-
-  def report(self, step: int) -> dict[str, float]:
-    """Speed since the last report.
-
-    Args:
-      step: number of steps done; larger than at the last report.
-
-    Returns:
-      steps_per_second and examples_per_second without pauses; seconds_left
-      including pauses at their average rate since the first report, which
-      excludes the initial compilation.
-    """
-    now = self._now()
-    seconds = max(now - self._time - self._paused, 1e-9)
-    steps_per_second = (step - self._step) / seconds
-    left = self._total - step
-    if self._first is None:
-      self._first = step, now
-      seconds_left = left / steps_per_second
-    else:
-      first_step, first_time = self._first
-      seconds_left = left * (now - first_time) / (step - first_step)
-    self._step, self._time, self._paused = step, now, 0.0
-    return {
-        'steps_per_second': steps_per_second,
-        'examples_per_second': steps_per_second * self._examples,
-        'seconds_left': seconds_left,
-    }
-
-
-def progress_line(
-    step: int,
-    total: int,
-    metrics: Mapping[str, float],
-    rates: Mapping[str, float],
-) -> str:
-  """One progress line with aligned columns that fits a terminal.
-
-  Args:
-    step: number of steps done.
-    total: number of steps of the whole run.
-    metrics: `loss`, and `accuracy` if there are labels.
-    rates: rates from `Clock.report`.
-
-  Returns:
-    `step  120/1000  loss 0.9314  accuracy 0.552  412 examples/s  3m20s left`
-  """
-  parts = [f'step {step:{len(str(total))}d}/{total}']
-  parts.append(f'loss {float(metrics["loss"]):<8.5g}')
-  if 'accuracy' in metrics:
-    parts.append(f'accuracy {float(metrics["accuracy"]):.3f}')
-  parts.append(f'{rates["examples_per_second"]:6.4g} examples/s')
-  parts.append(f'{duration(rates["seconds_left"])} left')
-  return '  '.join(parts)
-
-
-def duration(seconds: float) -> str:
-  """Formats seconds, rounded: 42s, 3m20s, 5h07m."""
-  seconds = round(seconds)
-  if seconds < 60:
-    return f'{seconds}s'
-  if seconds < 3600:
-    return f'{seconds // 60}m{seconds % 60:02d}s'
-  return f'{seconds // 3600}h{seconds % 3600 // 60:02d}m'
 
 
 def results_table(metrics: Mapping[str, Any], classes: Sequence[str]) -> str:
@@ -324,6 +266,24 @@ def results_table(metrics: Mapping[str, Any], classes: Sequence[str]) -> str:
     cells += [cell.rjust(w) for cell, w in zip(row[1:], widths[1:])]
     lines.append('  '.join(cells))
   return '\n'.join(lines).strip('\n')
+
+
+def memory() -> dict[str, float]:
+  """Peak memory usage so far, in bytes.
+
+  Returns:
+    host_memory of this process, and device_memory of its first device if the
+    backend reports it (the CPU does not).
+  """
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  # In KiB on Linux, in bytes on macOS.
+  result = {'host_memory': peak * (1 if sys.platform == 'darwin' else 1024)}
+  on_device = (jax.local_devices()[0].memory_stats() or {}).get(
+      'peak_bytes_in_use'
+  )
+  if on_device:
+    result['device_memory'] = on_device
+  return result
 
 
 def versions() -> dict[str, Any]:
@@ -371,46 +331,32 @@ def _git_commit() -> str:
   return commit + ('-dirty' if changed else '')
 
 
-class _Board:
-  """Writes TensorBoard events synchronously.
-
-  tensorboardX's SummaryWriter has a queue, whose events a killed run loses.
-  """
-
-  def __init__(self, folder: epath.Path):
-    folder.mkdir(parents=True, exist_ok=True)
-    now = time.time_ns()
-    # TensorBoard reads the files in the order of their names.
-    name = f'events.out.tfevents.{now // 10**9}.{platform.node()}.{now}'
-    self._records = record_writer.RecordWriter(str(folder / name))
-    self.add(0, file_version='brain.Event:2')
-    self.flush()
-
-  def add(self, step: int, **what) -> None:
-    event = event_pb2.Event(step=int(step), wall_time=time.time(), **what)
-    self._records.write(event.SerializeToString())
-
-  def flush(self) -> None:
-    self._records.flush()
-
-  def close(self) -> None:
-    self._records.flush()
-    self._records.close()
 
 
 def _keep_lines(path: epath.Path, wanted: Callable[[dict], bool]) -> None:
   """Rewrites metrics.jsonl with the complete lines that `wanted` accepts."""
   if not path.exists():
     return
-  kept = []
-  for text in path.read_text().splitlines():
-    try:
-      line = json.loads(text)
-    except ValueError:
-      continue  # Truncated when a run was killed.
-    if wanted(line):
-      kept.append(text + '\n')
+  kept = [json.dumps(x) + '\n' for x in read_lines(path) if wanted(x)]
   workdir_lib.write(path, ''.join(kept))
+
+
+def read_lines(path: epath.PathLike) -> list[dict[str, Any]]:
+  """Reads metrics.jsonl; skips a line truncated when a run was killed."""
+  path = epath.Path(path)
+  lines = []
+  for text in path.read_text().splitlines() if path.exists() else ():
+    try:
+      lines.append(json.loads(text))
+    except ValueError:
+      continue
+  return lines
+
+
+def _save(path: epath.Path, picture: np.ndarray) -> None:
+  """Writes a picture as PNG."""
+  png = cv2.imencode('.png', picture[..., ::-1])[1].tobytes()
+  workdir_lib.write(path, png)
 
 
 def _plain(value: Any) -> Any:

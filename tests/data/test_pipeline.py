@@ -324,7 +324,7 @@ def test_processes_agree_on_the_dataset(two):
 @pytest.mark.parametrize('processes, batch_size', [(1, 4), (2, 4), (3, 2)])
 def test_evaluation_is_complete_and_padded(root, processes, batch_size):
   data = _augmented(root)
-  seen, counts = [], []
+  seen, counts, indices = [], [], []
   for process in range(processes):
     batches = list(
         pipeline.eval_batches(data, 'val', batch_size, process, processes)
@@ -334,11 +334,15 @@ def test_evaluation_is_complete_and_padded(root, processes, batch_size):
       assert batch['image'].shape[0] == batch_size
       mask = batch['mask']
       seen += [n for n, m in zip(_numbers(batch), mask) if m]
+      indices += batch['index'][mask].tolist()
+      assert (batch['index'][~mask] == -1).all()
       for key in ('label_mask', 'body_annotated', 'body_mask', 'image'):
         assert not batch[key][~mask].any()
       assert not batch['unreadable'].any()
   assert len(set(counts)) == 1
   assert sorted(seen) == list(range(11))
+  # The samples lie in the folder in the order of their numbers.
+  assert indices == seen
 
 
 def test_evaluation_does_not_change(root):

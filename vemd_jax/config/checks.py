@@ -5,7 +5,7 @@ import sys
 
 from ml_collections import ConfigDict
 
-from vemd_jax import guard, import_path, optim, phases
+from vemd_jax import guard, import_path, optim, phases, viz
 from vemd_jax.config.options import DECODERS, VARIANTS
 from vemd_jax.data import sources
 from vemd_jax.models import layers
@@ -136,6 +136,7 @@ def check(config: ConfigDict) -> None:
       'faults.not_finite': guard.ACTIONS,
       'faults.spike': ('ignore', *guard.ACTIONS),
       'optim.schedule': ('constant', 'cosine', 'linear'),
+      'pictures.people': viz.PEOPLE,
   }
   for key, allowed in choices.items():
     value = _get(config, key)

@@ -289,13 +289,24 @@ def default() -> ConfigDict:
       # Steps between evaluations; 0 evaluates only at the end.
       'every': 500,
       'batch_size': 32,
-      # Number of clips on the sheet of an evaluation; 0 writes no pictures.
-      'pictures': 8,
+  })
+  config.pictures = ConfigDict({
+      # People in the pictures of a run or a program: show | blur | off. blur
+      # pixelates heads where the annotation has them and the whole picture
+      # elsewhere; off writes no pictures of people.
+      'people': 'show',
+      # Number of clips on the sheet of an evaluation.
+      'samples': 8,
+      # Number of samples of each kind (right, wrong, least confident) in the
+      # gallery of the report.
+      'gallery': 8,
   })
   # Steps between progress lines.
   config.log_every = 20
   # Makes XLA use deterministic kernels on a GPU, which are slower.
   config.deterministic = False
+  # Any number of tensorboard | wandb | mlflow, or package.module:Class.
+  config.loggers = ('tensorboard',)
   # First step and number of steps to profile; 0 steps disable the profiler.
   config.profile = ConfigDict({'start': 0, 'steps': 0})
   return config

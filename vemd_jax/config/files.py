@@ -14,6 +14,7 @@ from vemd_jax.config.defaults import default
 # steps, and what the run runs on.
 MAY_CHANGE = (
     'mode', 'steps', 'epochs', 'min_steps', 'log_every', 'eval', 'metrics',
+    'pictures', 'loggers',
     'profile', 'mesh', 'deterministic', 'faults', 'checkpoint.every',
     'checkpoint.keep_latest', 'checkpoint.keep_best', 'checkpoint.resume',
     'checkpoint.init_from', 'data.root', 'data.val_split', 'data.test_split',

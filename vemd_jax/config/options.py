@@ -143,7 +143,8 @@ def _tiny(config: ConfigDict) -> None:
       for phase in config.phases
   )
   config.batch_size = 8
-  config.eval.update(every=2, batch_size=8, pictures=2)
+  config.eval.update(every=2, batch_size=8)
+  config.pictures.update(samples=2, gallery=2)
   config.log_every = 1
   for data in (config.data, *config.mixture.values()):
     data.update({

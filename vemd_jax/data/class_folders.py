@@ -14,12 +14,10 @@ import concurrent.futures
 import functools
 import os
 import pathlib
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import tqdm
-
+from vemd_jax import progress
 from vemd_jax.data import (
   decoding,
   feature_cache,
@@ -240,13 +238,7 @@ def look(source: Any) -> list[Look]:
   """
   with (
       concurrent.futures.ThreadPoolExecutor() as pool,
-      tqdm.tqdm(
-          total=len(source),
-          unit='file',
-          desc='reading images',
-          mininterval=0.5 if sys.stderr.isatty() else 30,
-          disable=len(source) < 1000 and not sys.stderr.isatty(),
-      ) as bar,
+      progress.bar(len(source), 'file', 'reading images', brief=True) as bar,
   ):
     seen = []
     read = functools.partial(_look, source)

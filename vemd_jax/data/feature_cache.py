@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tqdm
 
+from vemd_jax import progress
 from vemd_jax.data import files, jsonl
 
 _INDEX = 'index.jsonl'
@@ -134,9 +134,11 @@ def _fill(cache, made_with, jobs, overwrite, workers, dtype) -> Counts:
   with (
       jsonl.open_to_append(index) as file,
       concurrent.futures.ThreadPoolExecutor(workers) as pool,
+      progress.bar(len(jobs), 'row', done=len(jobs) - len(todo)) as bar,
   ):
     results = ordered(pool, run, todo, 4 * workers)
-    for job, key, reason in tqdm.tqdm(results, total=len(todo), unit='row'):
+    for job, key, reason in results:
+      bar.update()
       if reason:
         unreadable[job.file] = reason
         continue

@@ -7,10 +7,11 @@
 `file` is relative to DIR: an image, a video, or a folder with the frames of a
 clip (images, in the natural order of their names, so that 2.jpg comes before
 10.jpg). An empty `label`, or a negative number, marks a sample without label.
-Three columns are optional: `audio`, the path of a sound file, `transcript`, the
-spoken text, and `subject`, which keeps the rows of a person, group or recording
-on one side of a holdout. `vemd_jax.data.labels_csv` says which other forms of
-the table are read.
+Four columns are optional: `audio`, the path of a sound file; `transcript`, the
+spoken text; `subject`, which keeps the rows of a person, group or recording on
+one side of a holdout; and `source`, the origin of a row, such as a film, by
+which the report of a run lists its results. `vemd_jax.data.labels_csv` says
+which other forms of the table are read.
 
 Without a `labels.csv`, DIR may contain one folder of images per class, see
 `class_folders`.
@@ -106,6 +107,7 @@ class Folder:
     classes: names, in the order of the label numbers.
     labels: [n] int32, -1 without label.
     files: names as in labels.csv.
+    sources: the column `source` of labels.csv, '' without it.
     report: what was read and left out.
   """
 
@@ -167,6 +169,7 @@ class Folder:
         table.path, rows, inside, max_unreadable
     )
     self.files = [row.file for row in rows]
+    self.sources = [row.source for row in rows]
     self._audio_paths = [
         self._path(table.path, row, row.audio, inside) if row.audio else None
         for row in rows

@@ -46,11 +46,11 @@ SPLITS = {
     'test': ('testing',),
 }
 _REQUIRED = ('file', 'split', 'label')
-_OPTIONAL = ('audio', 'transcript', 'subject')
+_OPTIONAL = ('audio', 'transcript', 'subject', 'source')
 _SEPARATORS = {',': 'commas', ';': 'semicolons', '\t': 'tabs'}
 # Limits in characters, so that messages stay readable.
 _LONGEST = {'file': 1000, 'audio': 1000, 'split': 200, 'label': 200,
-            'subject': 200}  # fmt: skip
+            'subject': 200, 'source': 200}  # fmt: skip
 # Control characters: neither valid in names nor safe on a terminal.
 _CONTROL = re.compile(r'[\x00-\x1f\x7f-\x9f]')
 
@@ -68,6 +68,7 @@ class Row:
     audio: path of a sound file, or ''.
     transcript: the spoken text, or ''.
     subject: identifies the person, group or recording, or ''.
+    source: origin of the row, such as a film, or ''.
   """
 
   line: int
@@ -77,6 +78,7 @@ class Row:
   audio: str = ''
   transcript: str = ''
   subject: str = ''
+  source: str = ''
 
 
 @dataclasses.dataclass(frozen=True)

@@ -321,14 +321,19 @@ def eval_batches(
     process_count: process i reads samples i, i + process_count, ...
 
   Yields:
-    Batches of equal size.
+    Batches of equal size, with `index`, int32 [B]: the position of each sample
+    in the source, -1 for padding.
   """
   source = make_source(data, split)
   own = -(-len(source) // process_count)
   own = -(-own // batch_size) * batch_size
   padded = _Padded(source, own, process_index, process_count)
   read = grain.MapDataset.source(padded)
-  read = read.map(make_transform(data, train=False)).batch(batch_size)
+  read = read.map(make_transform(data, train=False))
+  read = read.map_with_index(
+      lambda i, sample: {**sample, 'index': np.int32(padded.index(i))}
+  )
+  read = read.batch(batch_size)
   # The samples cached in the memory of a worker process would be lost.
   workers = 0 if data.cache else data.num_workers
   yield from _iterate(read, data.num_threads, workers)
@@ -348,5 +353,10 @@ class _Padded:
     return f'_Padded({self._length}, {self._first}, {self._step})'
 
   def __getitem__(self, index: int) -> decoding.Record:
-    index = self._first + index * self._step
-    return self._source[index] if index < len(self._source) else {}
+    index = self.index(index)
+    return self._source[index] if index >= 0 else {}
+
+  def index(self, position: int) -> int:
+    """The source's own index, -1 beyond its end."""
+    index = self._first + position * self._step
+    return index if index < len(self._source) else -1

@@ -277,6 +277,7 @@ class _WithVitFeatures:
     self._source, self._look_up = source, look_up
     self.classes, self.labels = source.classes, source.labels
     self.files, self.report = source.files, source.report
+    self.sources = getattr(source, 'sources', None)
 
   def __len__(self) -> int:
     return len(self._source)
@@ -314,16 +315,8 @@ class Cached:
     self._source, self._frames, self._max_side = source, frames, max_side
     self._records: dict[int, decoding.Record] = {}
     self.classes, self.labels = source.classes, source.labels
-
-  @property
-  def files(self):
-    """The source's own, or None."""
-    return getattr(self._source, 'files', None)
-
-  @property
-  def report(self):
-    """The report of the source, or None."""
-    return getattr(self._source, 'report', None)
+    for name in ('files', 'sources', 'report'):
+      setattr(self, name, getattr(source, name, None))
 
   def __len__(self) -> int:
     return len(self._source)

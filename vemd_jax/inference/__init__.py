@@ -1,5 +1,11 @@
 """Inference with a trained run, on photographs and videos."""
 
-from vemd_jax.inference.model import Model, Prediction, load, predict_clips
+from vemd_jax.inference.model import (
+    Model,
+    Prediction,
+    hides_people,
+    load,
+    predict_clips,
+)
 
-__all__ = ['Model', 'Prediction', 'load', 'predict_clips']
+__all__ = ['Model', 'Prediction', 'hides_people', 'load', 'predict_clips']

@@ -103,6 +103,27 @@ def load(workdir: epath.PathLike, dataset: str = '') -> Model:
   )
 
 
+def hides_people(model: Model) -> bool:
+  """Whether pictures that a program writes must hide people.
+
+  Args:
+    model: the model.
+
+  Returns:
+    Whether config.pictures.people is blur.
+
+  Raises:
+    ValueError: if it is off, so that no pictures may be written.
+  """
+  people = model.config.get('pictures', {}).get('people', 'show')
+  if people == 'off':
+    raise ValueError(
+        'config.pictures.people of this run is off, so that no pictures of '
+        'people are written'
+    )
+  return people == 'blur'
+
+
 def predict_clips(
     model: Model, clips: Iterable[Clip], batch_size: int
 ) -> Iterator[Prediction]:

@@ -40,8 +40,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import tqdm
 
+from vemd_jax import progress
 from vemd_jax.data import feature_cache, jsonl
 from vemd_jax.prepare import rows
 from vemd_jax.prepare.backends import (
@@ -198,13 +198,7 @@ def annotate(
     results = _results(todo, read, annotator, settings, workers)
     with (
         jsonl.open_to_append(path) as file,
-        tqdm.tqdm(
-            total=len(source),
-            initial=report.kept,
-            unit='row',
-            mininterval=0.5 if sys.stderr.isatty() else 30,
-            disable=not todo,
-        ) as bar,
+        progress.bar(len(source), 'row', done=report.kept) as bar,
     ):
       for lines, problems in results:
         jsonl.append(file, *lines)

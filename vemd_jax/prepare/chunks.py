@@ -6,7 +6,6 @@ import hashlib
 import multiprocessing
 import multiprocessing.connection
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,8 +13,8 @@ from typing import Any
 
 import cv2
 import msgpack
-import tqdm
 
+from vemd_jax import progress
 from vemd_jax.prepare import encode
 from vemd_jax.prepare.index import Options, Sample
 
@@ -126,10 +125,7 @@ def encode_all(
   total = sum(len(c.samples) for c in chunks)
   if done:
     log(f'Resuming: {done} of {total} samples are encoded')
-  with tqdm.tqdm(
-      total=total, initial=done, unit='sample', desc='encoding',
-      mininterval=0.5 if sys.stderr.isatty() else 30,
-  ) as bar:  # fmt: skip
+  with progress.bar(total, 'sample', 'encoding', done) as bar:
     if workers == 1:
       for chunk in missing:
         bar.update(_encode_chunk(chunk, source, options))

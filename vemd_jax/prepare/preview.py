@@ -6,7 +6,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vemd_jax import skeletons, viz
+from vemd_jax import canvas, skeletons, viz
 from vemd_jax.data import jsonl, video
 from vemd_jax.prepare import rows
 from vemd_jax.prepare.items import make_item, read_images
@@ -56,7 +56,7 @@ def preview(
     if isinstance(image, np.ndarray):
       drawn.append(draw(image, line, cell))
   columns = max(1, round(len(drawn) ** 0.5 * 1.25))
-  sheet = viz.contact_sheet(
+  sheet = canvas.contact_sheet(
       [
           (drawn[i : i + columns], '')
           for i in range(0, len(drawn), columns)
