@@ -99,7 +99,7 @@ def test_every_run_runs_once_and_needs_run_before(place, capsys):
       f'folded seed_{s}_fold_{f}' for s in (0, 1) for f in (1, 2)
   }
   out = capsys.readouterr().out
-  assert 'h/other is left out: no --paths faces' in out
+  assert 'h: no --paths faces; left out: other\n' in out
   assert '8 of 8 runs are done' in out
   # Called again there is nothing to do; with a third seed only that runs.
   assert run(place) == 0 and calls(place) == done
@@ -291,7 +291,7 @@ def test_the_sweeps_of_the_project_fit_the_recipes(path, tmp_path):
 def test_a_real_sweep(tmp_path):
   arguments = [
       'configs/claim.py:tiny', '--seeds=2', f'--workdir={tmp_path}',
-      '--only=drawn*/ve_*d', '--jobs=2',
+      '--only=drawn*/ve_*d', '--jobs=2', '--config.steps=4',
   ]  # fmt: skip
   process = subprocess.run(
       [sys.executable, '-m', 'vemd_jax.sweep', *arguments],

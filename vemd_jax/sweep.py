@@ -333,19 +333,20 @@ def _run(arguments: argparse.Namespace, more: list[str]) -> int:
     )
   workdir = pathlib.Path(arguments.workdir).absolute()
   commands = sweep_plan.Commands(sweep, base, options, workdir, paths, more)
-  left_out = {}
-  for row in sweep.rows:
-    names = commands.missing(row)
-    if names:
-      left_out[row.key] = names
-  for key, names in left_out.items():
-    print(f'{key} is left out: no --paths {", ".join(sorted(names))}')
-  runs = [
+  wanted = [
       run
       for run in sweep_plan.planned(sweep, seeds)
-      if run.row.key not in left_out
-      and fnmatch.fnmatchcase(run.row.key, arguments.only)
+      if fnmatch.fnmatchcase(run.row.key, arguments.only)
   ]
+  runs = [run for run in wanted if not commands.missing(run.row)]
+  left_out: dict[tuple[str, ...], list[str]] = {}
+  for row in dict.fromkeys(run.row for run in wanted):
+    if commands.missing(row):
+      names = row.group, *sorted(commands.missing(row))
+      left_out.setdefault(names, []).append(row.name)
+  for (group, *names), rows in left_out.items():
+    print(f'{group}: no --paths {", ".join(names)}; left out: '
+          f'{", ".join(rows)}')  # fmt: skip
   if not runs:
     raise ValueError('no row is left to run')
   if arguments.list:
