@@ -6,7 +6,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from vemd_jax import viz
+from vemd_jax.canvas import text as written
 
 _PAPER, _INK, _GRID = (250, 250, 248), (38, 42, 51), (222, 222, 218)
 _OWN, _PUBLISHED = (0, 110, 130), (235, 110, 40)
@@ -61,7 +61,7 @@ def _panel(title: str, marks: Sequence[Mark]) -> np.ndarray:
   bottom = _TITLE + len(marks) * _ROW
   for tick in np.arange(low, high + step / 2, step):
     cv2.line(canvas, (x_of(tick), _TITLE), (x_of(tick), bottom), _GRID, 1)
-    label = viz.text(f'{tick:g}' if abs(tick) > step / 2 else '0', 12)
+    label = written(f'{tick:g}' if abs(tick) > step / 2 else '0', 12)
     _paste(canvas, label, x_of(tick) - label.shape[1] // 2, bottom + 4)
   for i, mark in enumerate(marks):
     y = _TITLE + i * _ROW + _ROW // 2
@@ -102,7 +102,7 @@ def ticks(least: float, most: float) -> tuple[float, float, float]:
 
 
 def _write(canvas: np.ndarray, text: str, x: int, y: int) -> None:
-  label = viz.text(text, 14, _INK)
+  label = written(text, 14, _INK)
   _paste(canvas, label, x, y - label.shape[0] // 2)
 
 
