@@ -110,8 +110,9 @@ def test_rounding_and_averaging(run):
   rng = np.random.default_rng(2)
   image = rng.integers(0, 256, (1, 2, side, side, 3), np.uint8)
   image[:, 1] //= 8
-  found = this.call(this.weights, image)['probabilities']
-  parts = single.call(single.weights, image[0, :, None])['probabilities']
+  found = jax.jit(this.call)(this.weights, image)['probabilities']
+  parts = jax.jit(single.call)(single.weights, image[0, :, None])
+  parts = parts['probabilities']
   assert np.abs(parts[0] - parts[1]).max() > 1e-4
   np.testing.assert_allclose(found[0], np.round(parts.mean(0), 2), atol=1e-6)
 
@@ -157,7 +158,7 @@ def test_a_picture_of_one_person_is_refused(run, gates, monkeypatch):
   image[:] = np.arange(8).reshape(8, 1, 1, 1, 1)
   this = build.prepare(trained, gates)
   assert not this.latent_only
-  outputs = this.call(this.weights, image)
+  outputs = jax.jit(this.call)(this.weights, image)
   np.testing.assert_array_equal(outputs['abstain'], np.arange(8) < 4)
   np.testing.assert_array_equal(outputs['probabilities'][:4], 0)
   np.testing.assert_allclose(
@@ -167,7 +168,7 @@ def test_a_picture_of_one_person_is_refused(run, gates, monkeypatch):
   # One picture of one person among those of a clip suffices.
   clip = build.prepare(trained, gates._replace(clips=2))
   pairs = image[[4, 0, 5, 6]].reshape(2, 2, side, side, 3)
-  abstain = clip.call(clip.weights, pairs)['abstain']
+  abstain = jax.jit(clip.call)(clip.weights, pairs)['abstain']
   assert abstain.tolist() == [True, False]
 
 
@@ -283,7 +284,7 @@ def test_every_part_of_the_model_is_exported_for_any_batch():
   exported = build.export(this, ('cpu',))
   images = vemd_cases.batch(3, 2, side)['image']
   outputs = exported.call(this.weights, images)
-  logits = trained.apply(variables, images).logits
+  logits = jax.jit(trained.apply)(variables, images).logits
   kept = ~np.asarray(outputs['abstain'])
   np.testing.assert_allclose(
       outputs['probabilities'][kept], jax.nn.softmax(logits)[kept], atol=1e-5

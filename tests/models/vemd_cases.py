@@ -65,7 +65,10 @@ def fields(**changes) -> dict:
   result = copy.deepcopy(DEFAULTS)
   for key, value in changes.items():
     if isinstance(value, dict):
-      optional = {'token_order', 'skips', 'initial', 'structure_gradient'}
+      optional = {
+          'token_order', 'skips', 'initial', 'structure_gradient',
+          'relation_features',
+      }  # fmt: skip
       unknown = value.keys() - result[key].keys() - optional
       assert not unknown, unknown
       result[key].update(value)

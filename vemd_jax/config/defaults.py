@@ -171,6 +171,9 @@ def default() -> ConfigDict:
           # Factor of the emotion's gradient where it enters the decoded
           # structure: 1 passes it on, 0 stops it.
           'structure_gradient': 1.0,
+          # Parts whose relations also read encoder features at each person's
+          # center; the others read limbs alone.
+          'relation_features': ('face',),
           'proj_dim': 512,
           'attend': 'frames',
       },

@@ -75,7 +75,9 @@ def _relations(config: ConfigDict) -> None:
   config.model.update(variant='ve_md_sr', decoder='person_query')
   config.model.encoder.skips = 1
   config.model.person_query.initial = 'centers'
-  config.model.head.sr_input = 'relations'
+  # Bodies are read as limbs alone, which the emotion does not bend: else both
+  # parts learn the faces and nothing learns the relations.
+  config.model.head.update(sr_input='relations', structure_gradient=0.0)
 
 
 def _audio(config: ConfigDict) -> None:

@@ -185,7 +185,7 @@ class VEMD(nn.Module):
     options = {
         k: v
         for k, v in self.head.items()
-        if k not in ('name', 'structure_gradient')
+        if k not in ('name', 'structure_gradient', 'relation_features')
     }
     for name, count in emotions.items():
       if self._has_own_head():
@@ -376,9 +376,13 @@ class VEMD(nn.Module):
       self, part: str, structure: Structure, train: bool
   ) -> jax.Array:
     """The decoded structure as the emotion head reads it, [B, T, F]."""
+    features = structure.features
     structure = scale_gradient(
         structure, self.head.get('structure_gradient', 1.0)
-    )
+    ).replace(features=None)
+    if part in self.head.get('relation_features', ('face',)):
+      # Encoder features, like the latents: their gradient is not scaled.
+      structure = structure.replace(features=features)
     if self.head['sr_input'] == 'relations':
       return self._relations(part, structure, train)
     if structure.heatmap_logits is not None:
