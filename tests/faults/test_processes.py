@@ -51,6 +51,7 @@ def test_the_other_process_ends_with_a_message(straight, victim, phase):
   both = pair(workdir, job, cache)
   assert both[victim].wait_for(phase), both[victim].text()
   os.kill(both[victim].popen.pid, signal.SIGKILL)
+  both[victim].end()
   began = time.monotonic()
   other = both[1 - victim]
   code = other.end(timeout=LIMIT)
