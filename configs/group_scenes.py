@@ -20,7 +20,7 @@ def get_config(options: str = ''):
   data = config.data
   data.update(name='group_scenes', source='group_scenes')
   data.test_split = 'test'
-  given = options.split(',')
+  given = options.split(',') if options else ['relations']
   if 'full' not in given:
     config_lib.laptop(config)
     # Small groups at close range, so that faces are visible at 112 pixels.
@@ -34,6 +34,9 @@ def get_config(options: str = ''):
     config.steps = 3000
     config.eval.every = 1000
     config.checkpoint.every = 500
+    if 'relations' in given:
+      config.steps = 2500
+      data.group_scenes.single_cue = 0.5
   options = ','.join(option for option in given if option != 'full')
   return config_lib.finish(
       config,

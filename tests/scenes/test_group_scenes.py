@@ -418,3 +418,34 @@ def test_wrong_numbers_are_named(source):
 def test_contact_sheet():
   sheet = group_scenes.contact_sheet(columns=2, side=64)
   assert sheet.shape == (3 * 68, 26 + 2 * 68, 3) and sheet.std() > 20
+
+
+def test_some_scenes_have_a_single_cue():
+  plain = GroupScenes('s', 300, people=(2, 4))
+  mixed = GroupScenes('s', 300, people=(2, 4), single_cue=0.6)
+  np.testing.assert_array_equal(mixed.labels, plain.labels)
+  single = {
+      cue: GroupScenes('s', 300, cue, people=(2, 4))
+      for cue in ('expression', 'interaction')
+  }
+
+  def valence(source, i):
+    return source.describe(i).people.valence
+
+  counts = {'both': 0, 'expression': 0, 'interaction': 0}
+  for i in range(300):
+    (cue,) = {
+        name
+        for name, other in {'both': plain, **single}.items()
+        if np.array_equal(valence(mixed, i), valence(other, i))
+        and np.array_equal(
+            mixed.describe(i).people.x, other.describe(i).people.x
+        )
+    }
+    counts[cue] += 1
+  assert 90 < counts['both'] < 150
+  assert 60 < counts['expression'] < 120
+  assert 60 < counts['interaction'] < 120
+  for cue, share in (('both', 1.5), ('expression', 0.5)):
+    with pytest.raises(ValueError, match='single_cue is'):
+      GroupScenes('s', 3, cue, single_cue=share)

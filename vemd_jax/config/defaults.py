@@ -93,6 +93,9 @@ def default() -> ConfigDict:
       'multi_label': False,
       'group_scenes': {
           'cue': 'both',
+          # Share of training scenes drawn with one of both cues alone, so that
+          # the model learns each of them; val and test are not affected.
+          'single_cue': 0.0,
           'size': 224,
           'people': (1, 10),
           # 1 shows whole people; 1.45 crops them at the hips, which makes the

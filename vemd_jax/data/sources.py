@@ -149,6 +149,9 @@ def _group_scenes(data: Settings, split: str):
       people=scenes.people,
       zoom=scenes.zoom,
       seed=scenes.seed,
+      single_cue=(
+          scenes.single_cue if (split, scenes.cue) == ('train', 'both') else 0.0
+      ),
   )
   if split in ('train', 'holdout') and data.holdout:
     # Samples are exchangeable, so the last ones serve as the holdout.

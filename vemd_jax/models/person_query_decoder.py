@@ -104,7 +104,7 @@ class Centers(nn.Module):
     )(features)[..., 0]
     # Initially all limbs are points at the center.
     offsets = nn.Dense(
-        4 * self.limbs, name='limbs', kernel_init=nn.initializers.normal(1e-2)
+        4 * self.limbs, name='offsets', kernel_init=nn.initializers.normal(1e-2)
     )(features).reshape(n, h, w, self.limbs, 4)
     limbs = offsets + place_centers(h, w)[None, :, :, None]
 

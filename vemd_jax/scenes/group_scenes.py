@@ -141,6 +141,7 @@ class GroupScenes:
       people: tuple[int, int] = (1, 10),
       zoom: float = 1.0,
       seed: int = 0,
+      single_cue: float = 0.0,
   ):
     """Creates the source without drawing anything.
 
@@ -155,6 +156,8 @@ class GroupScenes:
       zoom: magnification of people, 1 to 2; from about 1.4 on the frame cuts
         them off at the hips.
       seed: non-negative seed.
+      single_cue: share of scenes drawn with one of the two cues alone, 0 to 1,
+        half of them with each; only with `both`.
 
     Raises:
       ValueError: an argument is out of range.
@@ -169,6 +172,11 @@ class GroupScenes:
       )
     if cue == 'interaction' and high < 2:
       raise ValueError(f'people is {people}, but interaction needs 2 or more')
+    if not 0 <= single_cue <= (cue == 'both') or (single_cue and high < 2):
+      raise ValueError(
+          f'single_cue is {single_cue} with cue {cue!r} and people {people}, '
+          "expected 0 to 1 with 'both' and 2 people or more, else 0"
+      )
     if not 1 <= zoom <= 2:
       raise ValueError(f'zoom is {zoom}, expected 1 to 2')
     if size < 16 or frames < 1 or num_samples < 0 or seed < 0:
@@ -178,6 +186,7 @@ class GroupScenes:
       )
     self.split, self.cue, self.size, self.frames = split, cue, size, frames
     self.people, self.zoom, self.seed = (low, high), zoom, seed
+    self.single_cue = single_cue
     self.labels = _labels(seed, split, np.arange(num_samples))
 
   def __len__(self) -> int:
@@ -187,7 +196,8 @@ class GroupScenes:
     # Grain stores this in its checkpoints.
     return (
         f'GroupScenes({self.split!r}, {len(self)}, {self.cue!r}, {self.size}, '
-        f'{self.frames}, {self.people}, {self.zoom}, {self.seed})'
+        f'{self.frames}, {self.people}, {self.zoom}, {self.seed}, '
+        f'{self.single_cue})'
     )
 
   def describe(self, index: int) -> Scene:
@@ -197,12 +207,16 @@ class GroupScenes:
     split = zlib.crc32(self.split.encode())
     rng = np.random.default_rng((self.seed, split, index))
     low, high = self.people
-    if self.cue == 'interaction':
+    cue = self.cue
+    if self.single_cue:
+      # A generator of its own, so that scenes with both cues are unaffected.
+      draw = np.random.default_rng((self.seed, split, index, 1)).random()
+      if draw < self.single_cue:
+        cue = CUES[int(draw < self.single_cue / 2)]
+    if cue == 'interaction':
       low = max(low, 2)
     count = int(rng.integers(low, high + 1))
-    return _describe(
-        int(self.labels[index]), self.cue, count, self.zoom, rng
-    )
+    return _describe(int(self.labels[index]), cue, count, self.zoom, rng)
 
   def draw(self, index: int) -> list[drawing.Drawing]:
     """The drawings of sample `index`, one per frame, with pixel owners."""
