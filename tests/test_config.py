@@ -94,6 +94,18 @@ def test_json_and_back(tmp_path):
             {'emotion', 'body_query', 'face_query', 'kl'},
         ),
         (
+            {'decoder': 'person_query', 'person_query': {'initial': 'centers'}},
+            {'emotion', 'body_centers', 'face_centers', 'kl'},
+        ),
+        (
+            {'head': {'sr_input': 'relations'}},
+            {'emotion', 'body_heatmap', 'face_heatmap', 'sources', 'kl'},
+        ),
+        (
+            {'variant': 've_md', 'head': {'sr_input': 'relations'}},
+            {'emotion', 'body_heatmap', 'face_heatmap', 'kl'},
+        ),
+        (
             {'latent': {'deterministic': True}},
             {'emotion', 'body_heatmap', 'face_heatmap'},
         ),
@@ -105,6 +117,20 @@ def test_terms_follow_the_model(changes, expected):
   active = config_lib.active_losses(config)
   assert set(active) == expected
   assert all('decoder' not in term for term in active.values())
+
+
+def test_skips_and_st_gcn_need_a_decoder_for_them():
+  config = config_lib.default()
+  config.model.encoder.skips = 1
+  config_lib.check(config)
+  config.model.decoder = 'person_query'
+  with pytest.raises(ValueError, match='learned queries do not read skips'):
+    config_lib.check(config)
+  config.model.person_query.initial = 'centers'
+  config_lib.check(config)
+  config.model.person_query.st_gcn = 'graph'
+  with pytest.raises(ValueError, match='decodes no adjacency'):
+    config_lib.check(config)
 
 
 def test_a_mixture_changes_only_what_it_names():

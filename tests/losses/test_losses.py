@@ -588,6 +588,22 @@ def test_presence_learns_who_is_there():
   np.testing.assert_array_equal((grad < 0).sum(-1), counts)
 
 
+def test_every_source_answers_on_its_own():
+  batch, outputs = make_batch(), make_outputs()
+  classes = outputs.logits.shape[1]
+  sources = np.random.default_rng(7).normal(size=(B, 3, classes))
+  outputs = outputs.replace(sources=jnp.asarray(sources, jnp.float32))
+  term = run('emotion_sources', outputs, batch)
+  labels = np.asarray(batch['label'])
+  p = softmax(sources)[np.arange(B), :, labels]
+  np.testing.assert_allclose(term.values, -np.log(p).mean(1), rtol=1e-5)
+  np.testing.assert_array_equal(
+      term.mask, run('emotion_cross_entropy', outputs, batch).mask
+  )
+  with pytest.raises(ValueError, match='head.sr_input=relations'):
+    run('emotion_sources', outputs.replace(sources=None), batch)
+
+
 def test_oks_has_a_size_for_every_point():
   for part, count in skeletons.NUM_POINTS.items():
     assert losses.OKS_SIGMAS[part].shape == (count,)
