@@ -1,4 +1,4 @@
-"""A picture of means and their intervals, row by row."""
+"""Forest plots: means with confidence intervals, one row per line."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,14 +14,14 @@ _LABELS, _WIDTH, _ROW, _TITLE, _MARGIN = 300, 520, 26, 40, 16
 
 
 class Mark(NamedTuple):
-  """A row of the picture.
+  """A row of the plot.
 
   Attributes:
-    name: written before it.
-    mean: None without runs.
-    low: of the interval, None without one.
-    high: as `low`.
-    published: a number to compare with, or None.
+    name: label of the row.
+    mean: mean over the runs; None without runs.
+    low: lower bound of the confidence interval; None without an interval.
+    high: upper bound of the interval; None without an interval.
+    published: published number for reference, or None.
   """
 
   name: str
@@ -34,13 +34,13 @@ class Mark(NamedTuple):
 def intervals(
     panels: Sequence[tuple[str, Sequence[Mark]]],
 ) -> np.ndarray:
-  """Draws panels one below the other, each with an axis of its own.
+  """Draws vertically stacked panels, each with a separate axis.
 
   Args:
-    panels: (title, rows).
+    panels: (title, rows) of each panel.
 
   Returns:
-    uint8 [H, W, 3] RGB: a dot for each mean with a line for its interval, a
+    uint8 [H, W, 3] RGB: a dot for each mean, a line for its interval, and a
     diamond for each published number.
   """
   drawn = [_panel(title, marks) for title, marks in panels]
@@ -82,15 +82,15 @@ def _panel(title: str, marks: Sequence[Mark]) -> np.ndarray:
 
 
 def ticks(least: float, most: float) -> tuple[float, float, float]:
-  """An axis of round numbers around values.
+  """Chooses round ticks that cover a range of values.
 
   Args:
-    least: the smallest value.
-    most: the largest.
+    least: smallest value.
+    most: largest value.
 
   Returns:
-    (first tick, last tick, step): 3 to 12 ticks, of 1, 2 or 5 times a power of
-    ten.
+    (first tick, last tick, step): 3 to 12 ticks whose step is 1, 2 or 5 times
+    a power of ten.
   """
   span = max(most - least, 1e-3 * max(abs(most), 1e-3))
   power = 10.0 ** np.floor(np.log10(span / 4))

@@ -47,11 +47,11 @@ class Checkpoints:
     Args:
       workdir: workdir of the run.
       settings: `config.checkpoint`.
-      read_only: whether to create and clean up nothing, for checkpoints of
-        another run, which may be saving at the moment.
+      read_only: whether to leave the folder untouched; for checkpoints of
+        another run, which may be saving concurrently.
     """
     self.directory = epath.Path(workdir) / 'checkpoints'
-    self._whole: set[int] = set()  # Verified steps.
+    self._whole: set[int] = set()  # Steps whose checksums were verified.
     metric = settings.best_metric
     mode = settings.get('best_mode', 'auto')
     if mode == 'auto':
@@ -110,7 +110,7 @@ class Checkpoints:
       The step; None if there are no steps.
 
     Raises:
-      ValueError: if there are steps and all are damaged.
+      ValueError: if all existing steps are damaged.
     """
     steps = sorted(self._manager.all_steps(), reverse=True)
     problems: dict[int, str] = {}
@@ -308,7 +308,7 @@ class Checkpoints:
     self._manager.close()
 
   def _reporting(self, function, *args, **kwargs) -> None:
-    """Calls Orbax and turns its errors about a save into an OSError."""
+    """Calls Orbax; converts its errors about a save to OSError."""
     try:
       function(*args, **kwargs)
     except jax.errors.JaxRuntimeError:  # Another process has ended.
@@ -321,12 +321,12 @@ class Checkpoints:
 
 
 def _with_checksums(base: type, directory: epath.Path) -> type:
-  """Orbax's temporary folder of a step, which adds checksums on finalizing."""
+  """Subclass of Orbax's temporary path that writes checksums on finalizing."""
 
   class Checked(base):
 
     async def finalize(self) -> None:
-      if self.get_final().parent == directory:  # Otherwise an item.
+      if self.get_final().parent == directory:  # A step; items are deeper.
         await asyncio.to_thread(checksums.write, self.get(), _LATE)
       await super().finalize()
 
@@ -334,7 +334,7 @@ def _with_checksums(base: type, directory: epath.Path) -> type:
 
 
 def _from_first(number: int) -> int:
-  """The number of process 0, on all processes."""
+  """Broadcasts a number from process 0 to all processes."""
   if jax.process_count() == 1:
     return number
   return int(multihost_utils.broadcast_one_to_all(np.int32(number)))

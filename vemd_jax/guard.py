@@ -27,7 +27,7 @@ class Rewind(Exception):
 
   Attributes:
     step: step of the fault.
-    batch: number of its batch in the order of the data.
+    batch: index of its batch in the order of the data.
   """
 
   def __init__(self, step: int, batch: int):
@@ -43,9 +43,9 @@ def initial(settings: ConfigDict, datasets: Iterable[str]) -> dict[str, Any]:
     datasets: names of the datasets.
 
   Returns:
-    {} if the jitted step has nothing to do; otherwise `in_row`, the number of
-    updates skipped in a row, and by dataset the running mean of the `loss` and
-    the number of `steps` in it.
+    {} if the jitted step performs no checks; otherwise `in_row`, the number of
+    consecutive skipped updates, and for each dataset the running mean of the
+    `loss` and the number of `steps` that it includes.
   """
   if settings.not_finite != 'skip' and settings.spike == 'ignore':
     return {}
@@ -74,14 +74,14 @@ def judge(
     metrics: metrics of the batch.
     scalars: loss and norms.
     dataset: dataset of the batch.
-    restart: whether the running means start again, since a phase with other
-      loss weights begins.
+    restart: whether to reset the running means, because a phase with other
+      loss weights starts at this step.
 
   Returns:
     (state, metrics, scalars), unchanged if `initial` returned {}. A skipped
-    update leaves all of the state but the step as it was, including the step
-    count of the optimizer, and its metrics are zero. The scalars get `spike`
-    and `in_row`, the number of updates skipped in a row.
+    update changes nothing in the state but the step, not even the step count
+    of the optimizer, and its metrics are zero. `spike` and `in_row`, the number
+    of consecutive skipped updates, are added to the scalars.
   """
   if not old.guard:
     return new, metrics, dict(scalars)
@@ -135,13 +135,13 @@ def react(
   Args:
     settings: `config.faults`.
     steps: (step, dataset, scalars on the host), in order.
-    ahead: number of batches that the data are ahead of the step, after earlier
-      rewinds: step s has consumed batch s + ahead.
-    samples: number of a batch -> names of its samples, which are logged.
+    ahead: offset of the data from the step after earlier rewinds: step s has
+      consumed batch s + ahead.
+    samples: index of a batch -> names of its samples, which are logged.
 
   Raises:
-    FloatingPointError: to stop the run; names step, dataset and values.
-    Rewind: to return to the last checkpoint.
+    FloatingPointError: if the run must stop; names step, dataset and values.
+    Rewind: if the run must return to the last checkpoint.
   """
   for step, name, scalars in steps:
     numbers = {

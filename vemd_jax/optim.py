@@ -17,7 +17,7 @@ def make_schedule(optim: ConfigDict, steps: int) -> optax.Schedule:
 
   Args:
     optim: `config.optim`.
-    steps: of the whole run.
+    steps: number of steps of the run, or of the phase.
 
   Returns:
     step -> learning rate.
@@ -89,7 +89,7 @@ def make_optimizer(
     optim: `config.optim`; `name` is a key of `OPTIMIZERS`, or the import path
       of a function such as `optax:lion`, which is called with `learning_rate`
       (the schedule) and `optim.kwargs`.
-    steps: of the whole run.
+    steps: number of steps of the run.
 
   Returns:
     The gradient transformation.
@@ -116,11 +116,11 @@ def _chain(
 
 
 class PhasedState(NamedTuple):
-  """State of an optimizer that starts anew with each phase.
+  """State of an optimizer that is reset at the start of each phase.
 
   Attributes:
-    phase: int32, number of the phase that `inner` is of.
-    inner: state of the optimizer.
+    phase: int32, index of the phase that `inner` belongs to.
+    inner: optimizer state.
   """
 
   phase: jax.Array
@@ -130,15 +130,15 @@ class PhasedState(NamedTuple):
 def make_phased_optimizer(
     optim: ConfigDict, phases: Sequence[Phase]
 ) -> optax.GradientTransformationExtraArgs:
-  """The optimizer of a run of several phases.
+  """Builds an optimizer whose state is reset at the start of each phase.
 
   Args:
-    optim: `config.optim`, of which each phase sets some.
-    phases: of `phases.parse`.
+    optim: `config.optim`; each phase may override some of its keys.
+    phases: phases from `phases.parse`.
 
   Returns:
-    The transformation; its update is called with `phase`, the number of the
-    present one. With one phase it is `make_optimizer`'s.
+    The gradient transformation; its update takes `phase`, the index of the
+    current phase. With a single phase it equals `make_optimizer`.
 
   Raises:
     ValueError: see `make_optimizer`.
@@ -162,7 +162,7 @@ def make_phased_optimizer(
       rates = [jnp.asarray(s(count), jnp.float32) for s in schedules]
       return jnp.stack(rates)[phase]
 
-    # The same chain, but for its schedule, which knows the phase.
+    # The chain of `first`, with the schedule of the current phase.
     updates, inner = _chain(optim, schedule).update(grads, inner, params)
     return updates, PhasedState(phase, inner)
 
@@ -170,7 +170,7 @@ def make_phased_optimizer(
 
 
 def of_phase(optim: ConfigDict, phase: Phase) -> ConfigDict:
-  """`config.optim` as it is in a phase."""
+  """`config.optim` with the overrides of a phase."""
   settings = optim.copy_and_resolve_references()
   settings.update(phase.optim)
   return settings
@@ -179,12 +179,12 @@ def of_phase(optim: ConfigDict, phase: Phase) -> ConfigDict:
 def learning_rate_at(
     optim: ConfigDict, phases: Sequence[Phase], step: int
 ) -> float:
-  """The learning rate at a step.
+  """Learning rate at a step.
 
   Args:
     optim: `config.optim`.
-    phases: of `phases.parse`.
-    step: of the whole run, from 0.
+    phases: phases from `phases.parse`.
+    step: step of the run, from 0.
 
   Returns:
     The learning rate.

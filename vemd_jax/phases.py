@@ -1,19 +1,19 @@
-"""Phases of a training run: structure first, then the emotion, in one run.
+"""Training phases within one run, such as structure first, then emotion.
 
 A phase sets the weights of the loss terms, which modules are frozen, and the
-learning rate. All of this is a function of the step inside the one jitted step:
-a run can be resumed at any step, and nothing is compiled again.
+learning rate. All of these are functions of the step inside a single jitted
+step, so a run can be resumed at any step and is compiled only once.
 
 The moments of the optimizer, the schedule of the learning rate and the moving
 average restart with each phase. Otherwise Adam's second moments would belong to
 other loss weights, or be zero for a module that has not been trained before,
 and its first updates would be several times the learning rate.
 
-A module that is frozen in a phase does not change in any bit: it gets neither
-updates nor weight decay, and the running statistics of its batch normalization
-are kept (in training it still normalizes by the batch). Its gradient is not
-part of the norm that is clipped. Its moving average still approaches its
-parameters. The duration of a step does not depend on the phase.
+A frozen module stays bit-identical: it receives neither updates nor weight
+decay, and the running statistics of its batch normalization are kept (in
+training it still normalizes with batch statistics). Its gradient does not
+contribute to the norm used for clipping. Its moving average still approaches
+its parameters. The time per step does not depend on the phase.
 """
 
 import fnmatch
@@ -24,21 +24,21 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-# Keys of config.optim that a phase can set for itself.
+# Keys of config.optim that a phase can override.
 OPTIM = ('learning_rate', 'schedule', 'warmup_steps')
 KEYS = ('steps', 'losses', 'frozen', *OPTIM)
 
 
 class Phase(NamedTuple):
-  """One phase.
+  """A training phase.
 
   Attributes:
-    start: its first step.
-    steps: how many it has.
-    losses: name -> weight, instead of the term's own.
-    frozen: top-level modules that are not trained; `head_*` is all of that
-      beginning.
-    optim: what it sets of `config.optim`.
+    start: first step of the phase.
+    steps: number of steps.
+    losses: name of a loss term -> weight that overrides the term's default.
+    frozen: patterns of top-level modules that are not trained, such as
+      `head_*` (`fnmatch` syntax).
+    optim: overrides of `config.optim`.
   """
 
   start: int
@@ -54,14 +54,14 @@ def parse(
   """Reads `config.phases`.
 
   Args:
-    entries: dicts with any of `KEYS`; empty for a training of one phase.
-    steps: of the whole run.
+    entries: dicts with any of `KEYS`; empty for a single phase.
+    steps: number of steps of the run.
 
   Returns:
-    The phases, one after the other.
+    The phases in order, which cover all steps of the run.
 
   Raises:
-    ValueError: names the entry and the key that is wrong.
+    ValueError: if an entry is invalid; names the entry and the key.
   """
   phases, start = [], 0
   for i, entry in enumerate(entries or ({},)):
@@ -124,12 +124,12 @@ def _number(value: Any, kind: type) -> bool:
 def weights(
     phases: Sequence[Phase], name: str, weight: float
 ) -> tuple[tuple[int, float], ...]:
-  """The weight of a loss term in each phase.
+  """Weights of a loss term by phase.
 
   Args:
-    phases: of `parse`.
-    name: of the term.
-    weight: of the term, where a phase does not say otherwise.
+    phases: phases from `parse`.
+    name: name of the loss term.
+    weight: default weight of the term, used unless a phase overrides it.
 
   Returns:
     (first step, weight) for each phase.
@@ -138,7 +138,7 @@ def weights(
 
 
 def index_at(phases: Sequence[Phase], step: jax.Array) -> jax.Array:
-  """The number of the phase that a step belongs to; int32, from 0."""
+  """Index of the phase that contains a step; int32, from 0."""
   index = jnp.zeros((), jnp.int32)
   for phase in phases[1:]:
     index += (step >= phase.start).astype(jnp.int32)
@@ -146,7 +146,7 @@ def index_at(phases: Sequence[Phase], step: jax.Array) -> jax.Array:
 
 
 def since_start(phases: Sequence[Phase], step: jax.Array) -> jax.Array:
-  """Steps since the phase of this step began."""
+  """Number of steps since the start of the current phase."""
   start = jnp.zeros((), jnp.int32)
   for phase in phases[1:]:
     start = jnp.where(step >= phase.start, phase.start, start)
@@ -164,16 +164,17 @@ def unless_frozen(
     new: Mapping[str, Any],
     old: Mapping[str, Any],
 ) -> dict[str, Any]:
-  """Takes the old values of modules that are frozen.
+  """Replaces the values of frozen modules by their old values.
 
   Args:
-    phases: of `parse`.
-    index: of the present phase.
-    new: arrays by top-level module.
-    old: the same shapes.
+    phases: phases from `parse`.
+    index: index of the current phase.
+    new: new arrays by top-level module.
+    old: old arrays, with the structure and shapes of `new`.
 
   Returns:
-    `new`, with what is frozen in the present phase from `old`.
+    `new`, with the modules that are frozen in the current phase taken from
+    `old`.
   """
   result = dict(new)
   for name in new:
@@ -187,14 +188,14 @@ def unless_frozen(
 
 
 def check_modules(phases: Sequence[Phase], names: Sequence[str]) -> None:
-  """Makes sure that what is frozen exists.
+  """Checks that every pattern in `frozen` matches a trained module.
 
   Args:
-    phases: of `parse`.
-    names: of the top-level modules that are trained.
+    phases: phases from `parse`.
+    names: names of the top-level modules with trained parameters.
 
   Raises:
-    ValueError: names what does not.
+    ValueError: if a pattern matches no module; names the pattern.
   """
   for i, phase in enumerate(phases):
     for pattern in phase.frozen:
@@ -206,7 +207,7 @@ def check_modules(phases: Sequence[Phase], names: Sequence[str]) -> None:
 
 
 def describe(phases: Sequence[Phase]) -> list[str]:
-  """A line a phase, for the log."""
+  """Describes the phases for the log, one line per phase."""
   lines = []
   for i, phase in enumerate(phases):
     parts = [f'{key} {value}' for key, value in phase.optim.items()]

@@ -1,7 +1,7 @@
-"""Results of repeated runs, and what they say about differences.
+"""Statistics over repeated runs: means, intervals and paired tests.
 
-The unit of the statistics is the seed. Where there are folds, it is the fold,
-and the seeds of a fold are averaged.
+The unit of replication is the seed. With cross-validation it is the fold, and
+the seeds of a fold are averaged first.
 """
 
 import json
@@ -24,11 +24,12 @@ class Summary(NamedTuple):
   """Statistics of a row.
 
   Attributes:
-    n: units.
-    mean: of them; None without any.
-    std: between them, with n - 1; None for one.
-    low: of the 95 % interval of the mean, by Student's t; None for one.
-    high: as `low`.
+    n: number of units (seeds or folds).
+    mean: mean over the units; None if n = 0.
+    std: sample standard deviation (n - 1 in the denominator); None if n < 2.
+    low: lower bound of the 95 % confidence interval of the mean (Student's t);
+      None if n < 2.
+    high: upper bound of the interval; None if n < 2.
   """
 
   n: int
@@ -39,15 +40,15 @@ class Summary(NamedTuple):
 
 
 class Comparison(NamedTuple):
-  """Statistics of the differences between two rows, unit by unit.
+  """Statistics of the paired differences between two rows.
 
   Attributes:
-    n: units that both have.
-    difference: mean over them; None without any.
-    low: of its 95 % interval; None for one unit.
-    high: as `low`.
-    p: of the paired t-test, two-sided; None for one unit, or where all
-      differences are the same.
+    n: number of units that both rows have.
+    difference: mean difference over these units; None if n = 0.
+    low: lower bound of its 95 % confidence interval; None if n < 2.
+    high: upper bound of the interval; None if n < 2.
+    p: two-sided p value of the paired t-test; None if n < 2 or if all
+      differences are equal.
   """
 
   n: int
@@ -61,15 +62,16 @@ def read(workdirs: Iterable[epath.Path], split: str) -> Runs:
   """Reads finished runs that differ only in seed and fold.
 
   Args:
-    workdirs: of the runs; those without results are left out.
+    workdirs: workdirs of the runs; those without results are skipped.
     split: val or test.
 
   Returns:
-    The numbers of each run; of several datasets, their means.
+    The metrics of each run; for a mixture, their means over the datasets.
 
   Raises:
-    ValueError: if a run would be counted twice, or its seed is not that of its
-      folder; names the folder.
+    ValueError: if a run would be counted twice, its seed or fold differs from
+      that in the name of its folder, or it has no results for the split; names
+      the folder.
   """
   runs: Runs = {}
   for workdir in workdirs:
@@ -110,14 +112,14 @@ def run_folders(row: epath.Path) -> list[epath.Path]:
 
 
 def units(runs: Runs, metric: str) -> dict[int, float]:
-  """Values of a metric by unit.
+  """Values of a metric by unit of replication.
 
   Args:
-    runs: of `read`.
-    metric: its key.
+    runs: result of `read`.
+    metric: key of the metric.
 
   Returns:
-    Fold -> mean over seeds where there are folds, else seed -> value.
+    With folds, fold -> mean over its seeds; otherwise seed -> value.
   """
   folds = any(fold for _, fold in runs)
   values: dict[int, list[float]] = {}
@@ -128,13 +130,13 @@ def units(runs: Runs, metric: str) -> dict[int, float]:
 
 
 def summary(values: Sequence[float]) -> Summary:
-  """Mean, standard deviation and interval.
+  """Mean, standard deviation and confidence interval.
 
   Args:
-    values: one a unit.
+    values: one value per unit.
 
   Returns:
-    See `Summary`.
+    The statistics.
   """
   mean, std, low, high = _interval(values)
   return Summary(len(values), mean, std, low, high)
@@ -158,17 +160,17 @@ def compare(
   """Compares two rows on the units that both have.
 
   Args:
-    row: of `units`.
-    other: of `units`, what it is compared with.
+    row: values by unit, from `units`.
+    other: values by unit of the row to compare with.
 
   Returns:
-    See `Comparison`.
+    The statistics of row - other.
   """
   common = sorted(row.keys() & other.keys())
   differences = [row[unit] - other[unit] for unit in common]
   mean, std, low, high = _interval(differences)
   p = None
-  # Equal differences still differ by rounding.
+  # Differences that are equal in exact arithmetic may differ by rounding.
   if std and std > 1e-12 * max(map(abs, differences)):
     a, b = ([values[unit] for unit in common] for values in (row, other))
     p = float(stats.ttest_rel(a, b).pvalue)
@@ -176,13 +178,13 @@ def compare(
 
 
 def holm(values: Sequence[float | None]) -> list[float | None]:
-  """Holm's correction for several tests.
+  """Corrects p values for multiple testing by Holm's method.
 
   Args:
-    values: p values; None is no test.
+    values: p values; None where no test was made.
 
   Returns:
-    The adjusted ones, in the same order.
+    The adjusted p values, in the same order.
   """
   order = sorted(
       (i for i, value in enumerate(values) if value is not None),

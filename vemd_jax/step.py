@@ -98,7 +98,7 @@ def make_train_step(
     ema_decay: decay of the moving average, warmed up as
       min(ema_decay, (1 + step) / (10 + step)), the step counted from the start
       of the phase; 0 if the state has none.
-    faults: `config.faults`, see `guard.judge`; None judges nothing.
+    faults: `config.faults`, see `guard.judge`; None disables the checks.
 
   Returns:
     `(state, batch, dataset) -> (state, metrics, scalars)`; `dataset` is static.
@@ -163,7 +163,7 @@ def make_train_step(
     updates, opt_state = optimizer.update(
         grads, state.opt_state[group], state.params, phase=phase
     )
-    # Held again: weight decay has updates without a gradient.
+    # Masked again, since weight decay gives updates even for zero gradients.
     updates = hold(updates, jax.tree.map(jnp.zeros_like, updates))
     params = optax.apply_updates(state.params, updates)
     stats = hold(stats, state.batch_stats)

@@ -37,17 +37,17 @@ from vemd_jax import stopping, sweep_plan
 from vemd_jax import workdir as workdir_lib
 from vemd_jax.sweep_plan import Planned
 
-# What a run executes, and the file that it writes at its end.
+# The program of a run, and the file that it writes on completion.
 PROGRAM = ('-m', 'vemd_jax.main')
 RESULTS = 'results.json'
 
 
 class Place(NamedTuple):
-  """Where a run runs.
+  """Resources for one run at a time.
 
   Attributes:
-    environment: variables that show it one device.
-    cores: CPU cores that the run may use, None for all.
+    environment: environment variables that make one device visible.
+    cores: CPU cores that the run may use; None for all.
   """
 
   environment: dict[str, str]
@@ -75,9 +75,9 @@ class Workers:
     """Initializes the workers.
 
     Args:
-      commands: of the sweep.
-      workdir: of the sweep.
-      places: where runs are executed, one at a time in each.
+      commands: commands and dependencies of the runs.
+      workdir: workdir of the sweep.
+      places: resources; each executes one run at a time.
     """
     self._commands, self._workdir = commands, workdir
     self._places = list(places)
@@ -90,13 +90,13 @@ class Workers:
     self.elsewhere: set[Planned] = set()
 
   def work(self, runs: Sequence[Planned]) -> bool:
-    """Executes runs until each is done, has failed or is another process's.
+    """Executes runs until each is done, failed or locked by another process.
 
     Args:
-      runs: the runs; those that they need are executed before them.
+      runs: runs to execute; the runs that they depend on are executed first.
 
     Returns:
-      False if it was interrupted.
+      False if the sweep was interrupted.
     """
     self._waiting, self._given = list(runs), set(runs)
     before = {
@@ -109,7 +109,7 @@ class Workers:
         if not started and not ended:
           time.sleep(0.1)
     finally:
-      for one in self._working:  # They save a checkpoint and end.
+      for one in self._working:  # Each saves a checkpoint and exits.
         one.process.terminate()
       for one in self._working:
         one.process.wait()
@@ -134,7 +134,7 @@ class Workers:
         self._fail(run, f'needs {lost[0]}, which failed')
         continue
       if needs:
-        # Where another process executes one of them, this run waits.
+        # If another process executes a dependency, the run waits for it.
         for need in needs:
           if need not in self._waiting and need not in self._at_work():
             self._waiting.insert(0, need)
@@ -153,13 +153,13 @@ class Workers:
     return (self._workdir / run.folder / RESULTS).exists()
 
   def _start(self, run: Planned) -> bool:
-    """Starts a run; False if another process has it."""
+    """Starts a run; False if another process holds its lock."""
     folder = self._workdir / run.folder
     folder.mkdir(parents=True, exist_ok=True)
     taken = {id(one.place) for one in self._working}
     place = next(p for p in self._places if id(p) not in taken)
     with (
-        # Not the file that the run itself locks.
+        # Distinct from the workdir's lock, which the run itself acquires.
         open(folder / 'sweep.lock', 'w') as lock,
         open(folder / 'log.txt', 'a') as log,
     ):
@@ -167,7 +167,7 @@ class Workers:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
       except OSError:
         return False
-      if self._is_done(run):  # In the meantime, by another process.
+      if self._is_done(run):  # Another process has completed it meanwhile.
         return True
       arguments = self._commands.arguments(run)
       text = json.dumps(arguments, indent=2) + '\n'
@@ -180,13 +180,14 @@ class Workers:
           ],
           stdin=subprocess.DEVNULL, stdout=log, stderr=log,
           env={**os.environ, **place.environment},
-          # Ctrl-C reaches this process alone, which ends the runs gently.
+          # In a new session Ctrl-C reaches only this process, which then
+          # lets the runs save a checkpoint.
           start_new_session=True,
-          # The run keeps the lock, if this process should die before it.
+          # The run inherits the lock and keeps it if this process dies.
           pass_fds=(lock.fileno(),),
       )  # fmt: skip
     if place.cores:
-      # Before Python has come so far as to count them.
+      # Set immediately, before Python and its libraries count the cores.
       with contextlib.suppress(ProcessLookupError):
         os.sched_setaffinity(process.pid, place.cores)
     self._waiting.remove(run)
@@ -195,7 +196,7 @@ class Workers:
     return True
 
   def _collect(self) -> bool:
-    """Handles the runs that have ended."""
+    """Collects finished runs and reports failures."""
     ended = [one for one in self._working if one.process.poll() is not None]
     for one in ended:
       self._working.remove(one)
@@ -221,14 +222,14 @@ class Workers:
 
 
 def check_same(folder: pathlib.Path, arguments: list[str]) -> None:
-  """Makes sure that a run continues with the arguments of its start.
+  """Checks that a run resumes with the arguments that it was started with.
 
   Args:
-    folder: of the run.
-    arguments: of the run.
+    folder: workdir of the run.
+    arguments: arguments of the run.
 
   Raises:
-    ValueError: names what differs.
+    ValueError: if they differ; names the differences.
   """
   path = folder / 'arguments.json'
   if not path.exists():
@@ -242,7 +243,7 @@ def check_same(folder: pathlib.Path, arguments: list[str]) -> None:
 
 
 def reason(folder: pathlib.Path, status: int) -> str:
-  """Why a run has failed: its error message, or the signal that ended it."""
+  """Why a run failed: its error message, or the signal that killed it."""
   if status < 0:
     return f'ended by signal {-status} ({folder / "log.txt"})'
   lines = (folder / 'log.txt').read_text(errors='replace').splitlines()
@@ -252,21 +253,21 @@ def reason(folder: pathlib.Path, status: int) -> str:
 
 
 def make_places(jobs: int, devices: Sequence[str]) -> list[Place]:
-  """Places for several runs at a time.
+  """Divides the machine among concurrent runs.
 
   Args:
-    jobs: number of runs at a time; they share the CPU cores.
-    devices: numbers of accelerators, one for each place; instead of `jobs`.
+    jobs: number of concurrent runs, which share the CPU cores.
+    devices: indices of accelerators, one per place; replaces `jobs`.
 
   Returns:
-    The places.
+    The places, one per concurrent run.
   """
   if devices:
     return [
         Place({
             'CUDA_VISIBLE_DEVICES': device,
             'ROCR_VISIBLE_DEVICES': device,
-            # One chip is a slice of its own.
+            # The chip is used as a slice of one chip.
             'TPU_VISIBLE_CHIPS': device,
             'TPU_CHIPS_PER_PROCESS_BOUNDS': '1,1,1',
             'TPU_PROCESS_BOUNDS': '1,1,1',
@@ -360,7 +361,8 @@ def _run(arguments: argparse.Namespace, more: list[str]) -> int:
       )
     runs = [runs[arguments.index]]
 
-  # Before anything runs: results of other settings must not count as done.
+  # Checked before any run starts: results obtained with other settings must
+  # not count as done.
   for run in runs:
     check_same(workdir / run.folder, commands.arguments(run))
   sweep_plan.save(sweep, workdir)

@@ -1,7 +1,7 @@
-"""Sweeps: the rows of a table, and the runs that fill it.
+"""Definition of a sweep: the rows of its table and the runs they need.
 
 A sweep is a Python file that defines `SWEEP`, a `Sweep`. Each row is a recipe
-with changes, which is run with several seeds and on each fold.
+with config overrides, trained with several seeds and on each fold.
 """
 
 import dataclasses
@@ -25,16 +25,15 @@ class Row:
   """One row of the table.
 
   Attributes:
-    group: rows of a group are compared with one another.
-    name: of the row, unique in its group.
-    recipe: file of the recipe, relative to the file of the sweep, and options:
+    group: name of the group; rows are compared within a group.
+    name: name of the row, unique in its group.
+    recipe: recipe file, relative to the sweep file, with its options, such as
       `folder.py:ve_md`.
-    overrides: key of the config -> value. In strings, `{name}` stands for a
-      path given by --paths, and `{row}` (of the same group) or `{group/row}`
-      for the workdir of another row's run with the same seed, which is executed
-      first.
-    folds: of cross-validation, 0 without.
-    published: numbers to be reached by this row.
+    overrides: config key -> value. In strings, `{name}` is replaced by a path
+      given by --paths, and `{row}` (of the same group) or `{group/row}` by the
+      workdir of that row's run with the same seed, which is executed first.
+    folds: number of cross-validation folds; 0 without cross-validation.
+    published: published numbers that this row is to reproduce.
   """
 
   group: str
@@ -50,21 +49,21 @@ class Row:
 
   @property
   def folder(self) -> str:
-    """Where its runs lie in the sweep's workdir."""
+    """Folder of the row's runs, relative to the sweep's workdir."""
     return '/'.join(
         re.sub(r'[^\w.+=-]+', '_', part) for part in (self.group, self.name)
     )
 
 
 class Sweep(NamedTuple):
-  """A table and how it is filled.
+  """A sweep and the layout of its table.
 
   Attributes:
-    rows: in the order of the table. The rows of a group are compared with its
-      first one.
-    metrics: of `results.json`, the columns of the table.
-    split: val or test.
-    seeds: default number of seeds.
+    rows: rows in the order of the table; the first row of a group is the
+      baseline of the others.
+    metrics: keys of `results.json`, the columns of the table.
+    split: split to report, val or test.
+    seeds: default number of seeds per row.
     references: group -> published numbers of other methods.
   """
 
@@ -79,9 +78,9 @@ class Planned(NamedTuple):
   """One run of a sweep.
 
   Attributes:
-    row: of the table.
-    seed: of the run.
-    fold: from 1, or 0 without folds.
+    row: row of the table that the run belongs to.
+    seed: random seed.
+    fold: fold, counted from 1; 0 without cross-validation.
   """
 
   row: Row
@@ -90,7 +89,7 @@ class Planned(NamedTuple):
 
   @property
   def folder(self) -> str:
-    """Where it lies in the sweep's workdir; its identity."""
+    """Folder relative to the sweep's workdir; identifies the run."""
     fold = f'_fold_{self.fold}' if self.fold else ''
     return f'{self.row.folder}/seed_{self.seed}{fold}'
 
@@ -103,14 +102,15 @@ def load(argument: str) -> tuple[Sweep, pathlib.Path, str]:
   """Reads a sweep.
 
   Args:
-    argument: its file; options after a colon are given to every recipe.
+    argument: path of the sweep file; options after a colon are passed to every
+      recipe.
 
   Returns:
-    (the sweep, the folder of its file, the options).
+    (sweep, folder of its file, options).
 
   Raises:
-    FileNotFoundError: there is no such file.
-    ValueError: if the file is no sweep; says why.
+    FileNotFoundError: if there is no such file.
+    ValueError: if the file does not define a valid sweep.
   """
   name, _, options = argument.partition(':')
   path = pathlib.Path(name)
@@ -118,7 +118,7 @@ def load(argument: str) -> tuple[Sweep, pathlib.Path, str]:
     raise FileNotFoundError(f'no sweep at {path}')
   try:
     sweep = runpy.run_path(str(path)).get('SWEEP')
-  except Exception as error:  # A file may raise whatever it likes.
+  except Exception as error:  # User code may raise any exception.
     raise ValueError(f'{path}: {type(error).__name__}: {error}') from error
   if not isinstance(sweep, Sweep):
     raise ValueError(f'{path} is no sweep: SWEEP is {sweep!r}')
@@ -136,14 +136,16 @@ def load(argument: str) -> tuple[Sweep, pathlib.Path, str]:
 
 
 def planned(sweep: Sweep, seeds: int) -> list[Planned]:
-  """All runs of a sweep, seed by seed, so that the table soon has all rows.
+  """Lists all runs of a sweep.
+
+  Seeds form the outer loop, so that every row has a result early.
 
   Args:
-    sweep: of `load`.
-    seeds: how many.
+    sweep: the sweep.
+    seeds: number of seeds per row.
 
   Returns:
-    The runs, each once.
+    The runs, without duplicates.
   """
   return [
       Planned(row, seed, fold)
@@ -154,7 +156,7 @@ def planned(sweep: Sweep, seeds: int) -> list[Planned]:
 
 
 def names_in(row: Row) -> set[str]:
-  """The placeholders of a row."""
+  """Names of the placeholders in a row's overrides."""
   return {name for value in row.overrides.values() for name in _names(value)}
 
 
@@ -178,22 +180,22 @@ class Commands:
       paths: Mapping[str, str],
       more: Sequence[str] = (),
   ):
-    """Keeps what all runs have in common.
+    """Stores the settings shared by all runs.
 
     Args:
-      sweep: of `load`.
-      base: folder of its file.
-      options: for every recipe.
-      workdir: of the sweep.
-      paths: name -> path, for placeholders.
-      more: arguments for every run, `--config.KEY=VALUE`.
+      sweep: the sweep.
+      base: folder of the sweep file.
+      options: options passed to every recipe.
+      workdir: workdir of the sweep.
+      paths: name -> path that replaces the placeholder.
+      more: arguments passed to every run, `--config.KEY=VALUE`.
     """
     self._base, self._options = base, options
     self._workdir, self._paths, self._more = workdir, paths, list(more)
     self._rows = {row.key: row for row in sweep.rows}
 
   def missing(self, row: Row) -> set[str]:
-    """Names of the paths that the row needs and that were not given."""
+    """Names of the paths that the row requires but were not given."""
     result = set()
     for name in names_in(row):
       needed = self._row(row, name)
@@ -204,12 +206,12 @@ class Commands:
     return result
 
   def needs(self, run: Planned) -> list[Planned]:
-    """The runs that have to be executed before."""
+    """The runs whose results this run depends on."""
     rows = (self._row(run.row, name) for name in sorted(names_in(run.row)))
     return [self._same(run, row) for row in rows if row is not None]
 
   def arguments(self, run: Planned) -> list[str]:
-    """Arguments of `vemd_jax.main`, all but the workdir."""
+    """Arguments of `vemd_jax.main`, without the workdir."""
     file, _, options = run.row.recipe.partition(':')
     options = ','.join(o for o in (options, self._options) if o)
     recipe = str((self._base / file).resolve())
@@ -272,21 +274,21 @@ def two_stages(
     columns: Sequence[str] = (),
     seeds: int = 5,
 ) -> Sweep:
-  """The table of one of the paper's datasets.
+  """Builds the two-stage sweep of one of the paper's datasets.
 
-  Its first row is the ViT of stage 1, which starts from --paths clip=CLIP;
-  the others are recipes of the dataset that start from that row's run. The data
-  are --paths NAME=DATA.
+  The first row is stage 1, the fine-tuning of the ViT from the weights given
+  by --paths clip=CLIP. The other rows are stage 2 recipes that use the ViT of
+  that run. The data are given by --paths NAME=DATA.
 
   Args:
-    name: of the dataset, in `vemd_jax.data.datasets`.
-    variants: (name of the row, options of the recipe, changes).
-    published: name of the row that the paper's own number belongs to.
-    columns: keys of metrics; default the official ones.
-    seeds: how many.
+    name: key of the dataset in `vemd_jax.data.datasets`.
+    variants: (row name, recipe options, config overrides) of each row.
+    published: name of the row that corresponds to the paper's own result.
+    columns: keys of the metrics; by default the dataset's official metrics.
+    seeds: default number of seeds per row.
 
   Returns:
-    The sweep; its recipes lie in the folder above.
+    The sweep; its recipes are in the parent folder of the sweep file.
   """
   facts = datasets.get(name)
   own = tuple(p for p in facts.published if p.source.startswith('VE-MD'))
@@ -309,7 +311,8 @@ def two_stages(
   return Sweep(
       rows=tuple(rows),
       metrics=tuple(columns or map(metrics.metric, facts.metrics)),
-      # `for_dataset` reports on val what did not choose the checkpoint.
+      # As in `config.for_dataset`: the reported split is the config's val split
+      # if a holdout, or that split itself, selects the checkpoint.
       split='val' if facts.choose_split in ('holdout', reported) else 'test',
       seeds=seeds,
       references={

@@ -38,10 +38,10 @@ class Line(NamedTuple):
   """A row of a table.
 
   Attributes:
-    name: what was run, or whose number it is.
-    summary: None for a published number without runs.
-    comparison: with the group's first row, None for that row.
-    holm: p corrected.
+    name: name of the row, or of the method of a published number.
+    summary: statistics of the runs; None for a published number.
+    comparison: comparison with the baseline row; None for that row.
+    holm: p value corrected by Holm's method.
     published: (value in percent, note) or None.
   """
 
@@ -53,15 +53,15 @@ class Line(NamedTuple):
 
 
 class Table(NamedTuple):
-  """Rows of a group by one metric.
+  """The rows of a group for one metric.
 
   Attributes:
-    group: its name.
-    metric: as papers call it.
-    percent: whether it is a share, and printed in percent.
+    group: name of the group.
+    metric: display name of the metric.
+    percent: whether the metric is a share in [0, 1], printed in percent.
     split: val or test.
-    against: name of the row that the others are compared with.
-    lines: its rows.
+    against: name of the baseline row.
+    lines: rows of the table.
   """
 
   group: str
@@ -74,15 +74,15 @@ class Table(NamedTuple):
 
 def tables(sweep: dict[str, Any], workdir: epath.Path,
            against: str = '') -> list[Table]:  # fmt: skip
-  """The tables of a sweep, from the runs that are done.
+  """Computes the tables of a sweep from its completed runs.
 
   Args:
-    sweep: what `sweep_plan.save` wrote.
-    workdir: of the sweep.
-    against: name of the row to compare with, instead of each group's first.
+    sweep: content of sweep.json, see `sweep_plan.save`.
+    workdir: workdir of the sweep.
+    against: name of the baseline row; by default each group's first row.
 
   Returns:
-    A table for each group and metric.
+    One table per group and metric.
 
   Raises:
     ValueError: see `results.read`.
@@ -151,15 +151,15 @@ def one_row(workdirs: Sequence[epath.Path], split: str) -> list[Table]:
   """Tables of workdirs that differ only in seed or fold.
 
   Args:
-    workdirs: of the runs.
+    workdirs: workdirs of the runs.
     split: val or test.
 
   Returns:
-    A line for each metric that all runs have; one table for shares and one
-    for other numbers.
+    One line per metric that all runs have; one table for shares and one for
+    other numbers.
 
   Raises:
-    FileNotFoundError: a run has no results yet; names it.
+    FileNotFoundError: if a run has no results yet; names the run.
     ValueError: see `results.read`.
   """
   for workdir in workdirs:
@@ -169,7 +169,7 @@ def one_row(workdirs: Sequence[epath.Path], split: str) -> list[Table]:
       )
   runs = results.read(workdirs, split)
   common = set.intersection(*(set(numbers) for numbers in runs.values()))
-  # The official metrics come first, in their order.
+  # The datasets' official metrics first, in their order.
   order = [m for m in dict.fromkeys(metrics.NAMES.values()) if m in common]
   order += sorted(common - set(order))
   made = []
@@ -190,17 +190,17 @@ def one_row(workdirs: Sequence[epath.Path], split: str) -> list[Table]:
 
 
 def percent(metric: str) -> bool:
-  """Whether a metric of `metrics.Metrics.compute` is a share."""
+  """Whether a metric of `metrics.Metrics.compute` is a share in [0, 1]."""
   return not metric.endswith(('_mse', '_error', 'loss'))
 
 
 def title(metric: str) -> str:
-  """As papers call a metric."""
+  """Display name of a metric."""
   return {'accuracy': 'accuracy (WAR)', 'uar': 'UAR'}.get(metric, metric)
 
 
 def cells(table: Table, line: Line) -> list[str]:
-  """The text of a line, one for each of `HEADS`."""
+  """The cells of a line as text, one per column in `HEADS`."""
   scale, digits = (100, 2) if table.percent else (1, 4)
 
   def number(value, sign=''):
@@ -229,7 +229,7 @@ def cells(table: Table, line: Line) -> list[str]:
 
 
 def _grid(table: Table) -> tuple[list[str], list[list[str]]]:
-  """Heads and rows as text, without empty columns."""
+  """Column titles and rows as text, without empty columns."""
   metric = table.metric + (', %' if table.percent else '')
   heads = ['', *(h.format(metric=metric) for h in HEADS)]
   rows = [[line.name, *cells(table, line)] for line in table.lines]
@@ -254,12 +254,12 @@ def _notes(table: Table) -> list[str]:
 
 
 def heading(table: Table) -> str:
-  """What a table shows."""
+  """Title of a table: group, metric and split."""
   return f'{table.group}: {table.metric} on {table.split}'
 
 
 def markdown(made: Sequence[Table]) -> str:
-  """The tables as Markdown."""
+  """Formats the tables as Markdown."""
   text = []
   for table in made:
     heads, rows = _grid(table)
@@ -276,7 +276,7 @@ def markdown(made: Sequence[Table]) -> str:
 
 
 def latex(made: Sequence[Table]) -> str:
-  """The tables as LaTeX."""
+  """Formats the tables as LaTeX."""
   text = []
   for table in made:
     heads, rows = _grid(table)
@@ -301,7 +301,7 @@ def _escape(text: str) -> str:
 
 
 def picture(made: Sequence[Table]) -> np.ndarray:
-  """Means with their intervals, and published numbers; uint8 [H, W, 3] RGB."""
+  """Plots means, intervals and published numbers; uint8 [H, W, 3] RGB."""
   panels = []
   for table in made:
     scale = 100 if table.percent else 1
@@ -318,7 +318,7 @@ def picture(made: Sequence[Table]) -> np.ndarray:
 
 
 def undone(sweep: dict[str, Any], workdir: epath.Path) -> list[str]:
-  """Runs that were started and are not done, each with the reason."""
+  """Runs that were started but are not done, each with the reason."""
   lines = []
   for row in sweep['rows']:
     for run in results.run_folders(workdir / row['folder']):

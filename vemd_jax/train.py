@@ -234,8 +234,9 @@ def _save(
     metrics: dict[str, Any] | None,
     repeated: bool,
 ) -> None:
-  # The best checkpoint is chosen within the last phase: of other phases the
-  # loss is another one, and the metrics are not yet those that count.
+  # The best checkpoint is selected within the last phase: earlier phases have
+  # other loss weights, so their loss is not comparable, and their metrics do
+  # not describe the final objective.
   if int(state.step) <= run.phases[-1].start:
     metrics = None
   run.checkpoints.save(

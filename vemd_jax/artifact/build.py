@@ -1,4 +1,4 @@
-"""Exports a trained run as one file: StableHLO, weights and a manifest.
+"""Exports a trained run as a single file: StableHLO, weights and a manifest.
 
 The file is a zip archive that `numpy.load` reads:
 
@@ -6,9 +6,9 @@ The file is a zip archive that `numpy.load` reads:
   model.stablehlo    serialized `jax.export.Exported`
   weights/NAME.npy   the weights that the outputs depend on, float32
 
-The function's outputs are the probabilities of the group's emotion and whether
-it abstains. If neither the emotion head nor a gate needs the decoded structure,
-the structural decoders are not part of it.
+The function returns the probabilities of the group emotion and whether it
+abstains. The structural decoders are included only if the emotion head or a
+gate needs the decoded structure.
 """
 
 import io
@@ -35,12 +35,13 @@ PLATFORMS = ('cpu', 'cuda', 'tpu')
 
 
 class Gates(NamedTuple):
-  """What an exported model withholds.
+  """Restrictions on the outputs of an exported model.
 
   Attributes:
-    min_people: it abstains if an image shows fewer people; 0 disables it.
-    max_share: it abstains if one person takes more than this share of the area
-      of all people; 1 disables it.
+    min_people: the model abstains if an image shows fewer people; 0 disables
+      the gate.
+    max_share: the model abstains if one person covers more than this share of
+      the area of all people; 1 disables the gate.
     digits: decimal places of the probabilities; None does not round.
     clips: number of clips over which the probabilities are averaged.
   """
@@ -60,13 +61,13 @@ class Exportable(NamedTuple):
   """A trained model as a pure function of its weights and images.
 
   Attributes:
-    trained: the run, computing in float32 and without parts that the outputs
-      do not need.
-    gates: what it withholds.
-    latent_only: whether it has no structural decoders.
+    trained: the run, in float32 and without the parts that the outputs do not
+      depend on.
+    gates: restrictions on the outputs.
+    latent_only: whether the model has no structural decoders.
     weights: name -> float32 array.
-    call: `(weights, image) -> {'probabilities', 'abstain'}`, with image uint8
-      [B, N, H, W, 3], N = clips * frames, in order of time.
+    call: `(weights, image) -> {'probabilities', 'abstain'}`, where image is
+      uint8 [B, N, H, W, 3], N = clips * frames in temporal order.
   """
 
   trained: Trained
@@ -77,11 +78,11 @@ class Exportable(NamedTuple):
 
 
 def prepare(trained: Trained, gates: Gates) -> Exportable:
-  """Makes a run exportable.
+  """Reduces a run to the function to export.
 
   Args:
     trained: the run.
-    gates: what it withholds.
+    gates: restrictions on the outputs.
 
   Returns:
     The function and the weights that it depends on.
@@ -94,8 +95,8 @@ def prepare(trained: Trained, gates: Gates) -> Exportable:
   model = trained.config.model
   variant = model.variant
   if variant == 've_md' and not gates.counts:
-    # The emotion head of ve_md does not use the structure, so that this is the
-    # same function of the image.
+    # The emotion head of ve_md does not use the structure, so ve_sd with the
+    # same weights is the same function of the image.
     variant = 've_sd'
   fields = {**model.to_dict(), 'variant': variant, 'dtype': 'float32'}
   trained = trained._replace(
@@ -107,7 +108,8 @@ def prepare(trained: Trained, gates: Gates) -> Exportable:
       for name, x in sorted(flat.items())
   }
   call = _function(trained, gates, _shapes(flat))
-  # Of other datasets' heads, decoders and the log-variance nothing is kept.
+  # Drops weights that the outputs do not depend on: other datasets' heads,
+  # unused decoders and the log-variance.
   exported = jax.export.export(jax.jit(call))(
       _shapes(flat), _image(trained, gates, 1)
   )
@@ -156,7 +158,8 @@ def _function(trained: Trained, gates: Gates, shapes: Any) -> Callable:
     if trained.data.grayscale:
       image = preprocess.grayscale(image)
     image = image.reshape(batch * gates.clips, frames, side, side, 3)
-    # The module reads all its weights, also those that change no output.
+    # Flax requires all weights of the module, even those without effect on the
+    # outputs.
     others = {
         name: jnp.zeros(x.shape, x.dtype)
         for name, x in shapes.items()
@@ -197,18 +200,18 @@ def _image(trained: Trained, gates: Gates, batch: Any, size: Any = None):
 def export(
     this: Exportable, platforms: tuple[str, ...] = PLATFORMS
 ) -> jax.export.Exported:
-  """Lowers the function for any batch size and any size of the images.
+  """Lowers the function for symbolic batch and image sizes.
 
   Args:
     this: the function.
-    platforms: platforms that it runs on.
+    platforms: target platforms.
 
   Returns:
     The exported function.
   """
   batch, height, width = jax.export.symbolic_shape('batch, height, width')
   image = _image(this.trained, this.gates, batch, (height, width))
-  # The locations of operations in the source name folders of this machine.
+  # Source locations in the StableHLO would contain paths of this machine.
   setting = 'jax_hlo_source_file_canonicalization_regex'
   before = jax.config.values[setting]
   jax.config.update(setting, '.*')
@@ -293,7 +296,7 @@ def _normalizations(model: Any) -> dict[str, str]:
 
 
 def _full(this: Exportable) -> Exportable:
-  """The run's model with everything that it decodes as output."""
+  """The full model of the run, with all decoded structure as outputs."""
   trained = this.trained
   model = VEMD(
       **{**trained.config.model.to_dict(), 'dtype': 'float32'},
@@ -313,7 +316,7 @@ def _full(this: Exportable) -> Exportable:
 
 
 def flops(this: Exportable) -> int | None:
-  """Floating point operations of one input; None if XLA does not say."""
+  """Floating point operations for one input; None if XLA reports none."""
   lowered = jax.jit(this.call).lower(
       _shapes(this.weights), _image(this.trained, this.gates, 1)
   )
@@ -326,12 +329,12 @@ def write(
     this: Exportable,
     exported: jax.export.Exported,
 ) -> dict[str, Any]:
-  """Writes the file; the same run gives the same bytes.
+  """Writes the file, reproducibly: the same run gives the same bytes.
 
   Args:
     path: the file.
     this: the function.
-    exported: the function, exported.
+    exported: the lowered function, from `export`.
 
   Returns:
     The manifest.

@@ -1,9 +1,10 @@
-"""Estimates how many people an image shows, from the decoded structure.
+"""Estimates the number of people in an image from the decoded structure.
 
-Nothing of this leaves the artifact but a flag. Heatmaps have no persons, so
-they are estimated limb by limb: each connected region of a limb's map counts as
-one person, and the upper quartile of the limbs that occur is taken. People who
-touch share regions, so that rather too few are counted than too many.
+Only the resulting abstain flag is an output of the exported model. Limb
+heatmaps do not separate instances, so people are counted per limb: each
+connected region of a limb's map counts as one person, and the estimate is the
+upper quartile over the limbs that occur. People who touch share a region, which
+biases the count towards too few.
 """
 
 import flax.linen as nn
@@ -12,20 +13,20 @@ import jax.numpy as jnp
 
 from vemd_jax.models.outputs import Outputs, Structure
 
-# Heatmap values and presence probabilities above it count as a person.
+# Threshold on heatmap values and presence probabilities.
 _THRESHOLD = {'heatmap': 0.4, 'person_query': 0.5}
 
 
 def people(outputs: Outputs) -> tuple[jax.Array, jax.Array]:
-  """Counts people and measures how much one of them dominates.
+  """Counts people and computes the area share of the largest person.
 
   Args:
     outputs: outputs of a model that decodes structure.
 
   Returns:
-    count [B, T], the larger of the counts of bodies and faces; and share
-    [B, T], the largest person's share of the area of all people, of the part
-    for which it is smaller. One person alone has a share of 1; nobody, too.
+    count [B, T], the maximum of the counts of bodies and faces; and share
+    [B, T], the largest person's share of the area of all people, the minimum
+    over bodies and faces. The share is 1 for one person or none.
   """
   measured = [
       _of_heatmaps(part) if part.limbs is None else _of_queries(part)
@@ -71,13 +72,13 @@ def _of_heatmaps(part: Structure) -> tuple[jax.Array, jax.Array]:
 
 
 def components(mask: jax.Array) -> jax.Array:
-  """Labels connected regions, with 8 neighbours.
+  """Labels connected components with 8-connectivity.
 
   Args:
-    mask: bool [N, h, w, L]; each map of the N and L is labelled on its own.
+    mask: bool [N, h, w, L]; each of the N * L maps is labelled independently.
 
   Returns:
-    int32 [N, h, w, L]: the smallest index y w + x of the region of a pixel;
+    int32 [N, h, w, L]: the smallest index y w + x in the component of a pixel;
     undefined outside the mask.
   """
   height, width = mask.shape[1:3]

@@ -10,15 +10,15 @@ from etils import epath
 
 from vemd_jax.artifact.build import Exportable
 
-# Largest difference of a probability from the model's.
+# Tolerance: largest absolute difference of a probability from the JAX model's.
 _TOLERANCE = 1e-5
 
 
 def write(path: epath.PathLike, this: Exportable) -> float:
   """Writes a model as ONNX.
 
-  The input is uint8 [batch, N, S, S, 3], resized by the caller; the outputs are
-  `abstain` and `probabilities`, as of the function.
+  The input is uint8 [batch, N, S, S, 3], resized by the caller; the outputs
+  `abstain` and `probabilities` are those of the function.
 
   Args:
     path: the file.
@@ -55,7 +55,7 @@ def write(path: epath.PathLike, this: Exportable) -> float:
   path = epath.Path(path)
   part = path.with_name(path.name + '.part')
   shape = 'B', frames, side, side, 3
-  with contextlib.redirect_stdout(io.StringIO()):  # It prints every layer.
+  with contextlib.redirect_stdout(io.StringIO()):  # jax2onnx prints all layers.
     jax2onnx.to_onnx(
         call,
         inputs=[jax.ShapeDtypeStruct(shape, jnp.uint8)],

@@ -1,8 +1,8 @@
-"""Resizing of uint8 images on the device, for sizes unknown until it runs.
+"""Resizing of uint8 images on the device, for image sizes known at run time.
 
-The result equals that of `data.geometry.resize_crop` for the whole image: it is
-halved while it is at least twice the result, then resized bilinearly in
-OpenCV's fixed-point arithmetic, both rounded to uint8.
+The result is identical to `data.geometry.resize_crop` on the full image: the
+image is halved while it is at least twice the target size, then resized
+bilinearly in OpenCV's fixed-point arithmetic; both steps round to uint8.
 """
 
 import jax
@@ -17,7 +17,7 @@ def resize(image: jax.Array, side: int) -> jax.Array:
 
   Args:
     image: uint8 [..., H, W, 3]; H and W may be symbolic.
-    side: S.
+    side: target side S in pixels.
 
   Returns:
     uint8 [..., S, S, 3].
@@ -29,8 +29,8 @@ def resize(image: jax.Array, side: int) -> jax.Array:
   def halve(i, state):
     image, height, width = state
     down, across = (i < k for k in halves)
-    # Halves within the buffer of the original size; only the first height x
-    # width pixels are used.
+    # Shapes are static, so the halved image stays in a buffer of the original
+    # size, of which only the first height x width pixels are used.
     above, below = _pair(image, -3, height, down)
     total = sum(
         x.astype(jnp.int32)
@@ -50,7 +50,7 @@ def resize(image: jax.Array, side: int) -> jax.Array:
 
 
 def grayscale(image: jax.Array) -> jax.Array:
-  """Replaces the channels by luma, in OpenCV's fixed-point arithmetic."""
+  """Converts to grayscale in 3 channels, in OpenCV's fixed-point arithmetic."""
   red, green, blue = jnp.split(image.astype(jnp.int32), 3, -1)
   grey = 9798 * red + 19235 * green + 3735 * blue + (1 << 14)
   grey = (grey >> 15).astype(jnp.uint8)
@@ -64,7 +64,7 @@ def _halvings(length: jax.Array, side: int) -> jax.Array:
 
 
 def _pair(image, axis, length, active):
-  """Pixels 2 i and 2 i + 1 along an axis, or pixel i twice."""
+  """Pixels 2 i and 2 i + 1 along an axis if active, otherwise pixel i twice."""
   index = jnp.arange(image.shape[axis])
   last = length - 1
   first = jnp.where(active, 2 * index, index)
@@ -92,7 +92,8 @@ def _bilinear(image, height, width, side):
     )
     return a * (one - u) + b * u
 
-  # The shifts of OpenCV's vertical pass, whose products would not fit 32 bits.
+  # The shifts of OpenCV's vertical pass; without them the products would
+  # overflow 32 bits.
   total = ((across(top) >> 4) * (one - v) >> 16) + (
       (across(bottom) >> 4) * v >> 16
   )
@@ -100,7 +101,7 @@ def _bilinear(image, height, width, side):
 
 
 def _weights(length, side):
-  """Pixels before and after each position, and the weight of the latter."""
+  """Left and right neighbour of each sample position, and the right weight."""
   # (i + 0.5) length / side - 0.5 as a fraction of integers.
   numerator = (2 * jnp.arange(side, dtype=jnp.int32) + 1) * length - side
   before = numerator // (2 * side)

@@ -1,4 +1,4 @@
-"""Reads an exported model, without the code of the model."""
+"""Reads an exported model; does not depend on the model's code."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ FORMAT = 'vemd_jax artifact 1'
 def checksum(
     manifest: Mapping[str, Any], parts: Mapping[str, bytes]
 ) -> str:
-  """SHA-256 of the manifest without its checksum, and all other parts.
+  """SHA-256 of the manifest (without its checksum) and all other parts.
 
   Args:
     manifest: content of manifest.json.
@@ -51,7 +51,8 @@ def read(
 
   Raises:
     FileNotFoundError: if there is no such file.
-    ValueError: if it is no exported model, damaged, or of another version.
+    ValueError: if the file is not an exported model, is damaged, or has an
+      unsupported version.
   """
   path = epath.Path(path)
   if not path.exists():
@@ -74,7 +75,7 @@ def read(
     raise ValueError(f'{path} is damaged: its content and checksum differ')
   try:
     exported = jax.export.deserialize(bytearray(parts['model.stablehlo']))
-  except Exception as error:  # Whatever an incompatible JAX raises.
+  except Exception as error:  # Incompatible versions of JAX raise many kinds.
     versions = manifest['versions']
     raise ValueError(
         f'{path} was exported with JAX {versions["jax"]}, which JAX '
@@ -96,13 +97,13 @@ def load(path: epath.PathLike) -> Model:
     path: a file written by `vemd export`.
 
   Returns:
-    The model. It has no `outputs` but the probabilities, which are NaN where it
-    abstains.
+    The model. It returns only probabilities, no `outputs`; they are NaN where
+    the model abstains.
 
   Raises:
     FileNotFoundError: if there is no such file.
-    ValueError: if it is no exported model, damaged, of another version, or made
-      for other platforms.
+    ValueError: if the file is not an exported model, is damaged, has an
+      unsupported version, or was lowered for other platforms.
   """
   manifest, exported, weights = read(path)
   here = jax.default_backend().replace('gpu', 'cuda')
@@ -122,8 +123,8 @@ def load(path: epath.PathLike) -> Model:
 
   side = manifest['preprocessing']['resized_to'][0]
   frames = manifest['input']['images']
-  # Resized before, to the same pixels as in the model, so that it is compiled
-  # for one size only.
+  # Images are resized on the host, to the same pixels as in the model, so that
+  # the model is compiled for a single size.
   transform = transforms.Transform(
       image_size=side, frames=frames, labels=False, bodies=False, faces=False
   )

@@ -60,7 +60,7 @@ def active_losses(config: ConfigDict) -> dict[str, dict]:
     ValueError: if a metric has the name of a loss term.
   """
   model = config.model
-  # The last phase is open here: only where the phases start matters.
+  # The length of the run is not needed here: only the phases' starts matter.
   parts = phases.parse(config.phases, sys.maxsize)
   active = {}
   for name, entry in config.losses.items():
@@ -93,7 +93,7 @@ def active_losses(config: ConfigDict) -> dict[str, dict]:
 
 
 def _has_place(fn: str, model: ConfigDict) -> bool:
-  """Whether the model has the outputs that the loss function reads."""
+  """Whether the model has the outputs that a loss function requires."""
   if fn in ('person_query', 'person_centers'):
     centers = model.person_query.initial == 'centers'
     return centers == (fn == 'person_centers')

@@ -126,9 +126,9 @@ def default() -> ConfigDict:
           # For vit_b and vit_l: grid, or reference (the scrambled reshape of
           # the reference).
           'token_order': 'grid',
-          # Number of earlier encoder stages that the decoders read through skip
-          # connections, each at twice the resolution of the next (residual,
-          # resnet).
+          # Number of earlier encoder stages that feed the decoders through skip
+          # connections, each at twice the resolution of the next (residual and
+          # resnet encoders).
           'skips': 0,
       },
       'latent': {'dim': 512, 'deterministic': False},
@@ -145,8 +145,9 @@ def default() -> ConfigDict:
       },
       'person_query': {
           # learned: queries are learned vectors (the paper). centers: queries
-          # are the grid positions at which a person's center is detected; there
-          # is no transformer then, and only `queries` has an effect.
+          # are the grid positions at which a person's center is detected; the
+          # decoder then has no transformer, and of these options only `queries`
+          # has an effect.
           'initial': 'learned',
           'queries': 100,
           'layers': 3,
@@ -171,11 +172,11 @@ def default() -> ConfigDict:
           # raw, projected, or relations: read from pairs of people
           # (person_query) or from neighbourhoods of the limb maps (heatmap).
           'sr_input': 'projected',
-          # Factor of the emotion's gradient where it enters the decoded
-          # structure: 1 passes it on, 0 stops it.
+          # Scale of the emotion loss's gradient with respect to the decoded
+          # structure: 1 passes it unchanged, 0 stops it.
           'structure_gradient': 1.0,
-          # Parts whose relations also read encoder features at each person's
-          # center; the others read limbs alone.
+          # Parts whose relations also use encoder features at each person's
+          # center; the other parts use the limbs only.
           'relation_features': ('face',),
           'proj_dim': 512,
           'attend': 'frames',
@@ -207,14 +208,14 @@ def default() -> ConfigDict:
           )
           for part in ('body', 'face')
       },
-      # Instead of <part>_query where person_query.initial is centers.
+      # Replace <part>_query if person_query.initial is centers.
       **{
           f'{part}_centers': loss(
               'person_centers', 1.0, 'person_query', part=part
           )
           for part in ('body', 'face')
       },
-      # Where head.sr_input is relations.
+      # Used if head.sr_input is relations.
       'sources': loss('emotion_sources', 1.0),
       'kl': loss('kl', 1e-4, warmup_steps=1000, free_bits=0.0),
   })
@@ -278,16 +279,16 @@ def default() -> ConfigDict:
   })
 
   config.faults = ConfigDict({
-      # Reaction to a loss or gradient that is not finite: stop (the run),
-      # skip (the update), or rewind (resume from the last checkpoint with
-      # the data after this batch).
+      # Action on a non-finite loss or gradient: stop (the run), skip (the
+      # update), or rewind (resume from the last checkpoint with the data after
+      # this batch).
       'not_finite': 'stop',
-      # Reaction to a loss above spike_factor times the running mean of its
+      # Action on a loss above spike_factor times the running mean of its
       # dataset: ignore, stop, skip or rewind.
       'spike': 'ignore',
       'spike_factor': 3.0,
-      # Skipped updates in a row, or rewinds to the same checkpoint, after
-      # which the run stops.
+      # Number of consecutive skipped updates, or of rewinds to the same
+      # checkpoint, after which the run stops.
       'limit': 10,
   })
 

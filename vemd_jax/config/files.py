@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 from vemd_jax import workdir as workdir_lib
 from vemd_jax.config.defaults import default
 
-# Keys that may change when a run is resumed: logging, evaluation, the number of
-# steps, and what the run runs on.
+# Keys that may change when a run is resumed: logging, evaluation, number of
+# steps, fault handling, checkpointing, data loading and hardware.
 MAY_CHANGE = (
     'mode', 'steps', 'epochs', 'min_steps', 'log_every', 'eval', 'metrics',
     'pictures', 'loggers',
@@ -56,10 +56,10 @@ def check_same(config: ConfigDict, workdir: epath.PathLike) -> None:
   Args:
     config: the config to resume the run with; with the mode 'evaluate' only
       `config.model` is compared.
-    workdir: output folder of the run, perhaps without a config.
+    workdir: output folder of the run; may have no config yet.
 
   Raises:
-    ValueError: lists the keys that differ, except those in `MAY_CHANGE`.
+    ValueError: if keys differ other than those in `MAY_CHANGE`; lists them.
   """
   path = epath.Path(workdir) / 'config.json'
   if not path.exists():
@@ -67,7 +67,7 @@ def check_same(config: ConfigDict, workdir: epath.PathLike) -> None:
   now, before = _flat(config), _flat(load(path))
   for key, value in _flat(default()).items():
     if not key.startswith('losses.'):
-      # A key that was added since then had its default value.
+      # Keys added in a later version had their default value.
       before.setdefault(key, value)
   refused = []
   for key in sorted(before.keys() | now.keys()):
@@ -101,7 +101,7 @@ def _may_change(key: str) -> bool:
 
 
 def _flat(config: ConfigDict) -> dict[str, Any]:
-  """a.b.c -> value, as JSON has it."""
+  """Flattens a config: dotted key a.b.c -> value as plain JSON."""
   flat = {}
 
   def walk(prefix, value):

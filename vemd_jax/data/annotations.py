@@ -13,9 +13,9 @@ from vemd_jax import skeletons
 from vemd_jax.data import files, labels_csv
 
 NAME = 'annotations.jsonl'
-# Limit of a line in bytes; 10,000 people with bodies and faces take a fifth.
+# Limit of a line in bytes; 10,000 people with bodies and faces use a fifth.
 MAX_LINE = 1 << 26
-# Limit of sides and coordinates in pixels.
+# Limit of image sides and coordinates, in pixels.
 MAX_SIDE = 1 << 20
 _KEYS = {'body': 'bodies', 'face': 'faces'}
 # Finds the file name of a line without parsing the whole line.
@@ -49,7 +49,7 @@ def read(
     Row number -> frame number -> annotation.
 
   Raises:
-    ValueError: too many lines are invalid; the message names the first.
+    ValueError: if too many lines are invalid; names the first.
   """
   path = pathlib.Path(root) / NAME
   if not parts or not files.exists(path):
@@ -102,7 +102,7 @@ def read(
 
 
 def check_share(bad, total, limit, what, problems) -> None:
-  """Raises ValueError if more than a share is unusable."""
+  """Raises ValueError if the share of unusable entries exceeds the limit."""
   if bad and (bad > limit * total or bad == total):
     raise ValueError(
         f'{bad} of {total} {what} cannot be used, more than '
@@ -152,7 +152,7 @@ class _Found:
         odd += count
     new = (size, people['bodies'], people['faces'])
     frames = self.frames.setdefault(row, {})
-    # A file may have lines of two runs; the later line is the newer one.
+    # The file may contain lines of two annotation runs; later lines are newer.
     if frame in frames and not _same(frames[frame], new):
       self._replaced.append((line, entry['file'], self._lines[row, frame]))
     if odd:
@@ -161,7 +161,7 @@ class _Found:
     self._lines[row, frame] = line
 
   def remarks(self) -> list[str]:
-    """Likely mistakes in lines that are used."""
+    """Warnings about lines that are valid but likely to be mistakes."""
     remarks = []
     if self._replaced:
       line, file, before = self._replaced[0]

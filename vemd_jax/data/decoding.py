@@ -82,7 +82,7 @@ def decode_reduced(
         pass
     except TooLarge:
       raise
-    except Exception as error:  # Pillow raises many kinds for a broken file.
+    except Exception as error:  # Pillow raises many types for damaged files.
       raise _unreadable(error) from error
   if size and min_side:
     while reduced < 8 and min(size) // (2 * reduced) >= min_side:

@@ -1,7 +1,7 @@
-"""Reads the files of a dataset: with retries, and only inside its folder.
+"""Reads dataset files with retries, and only inside the dataset's folder.
 
-Network file systems fail for seconds at a time, and the names in label files
-come from whoever made the dataset.
+Reads are retried because network file systems fail for seconds at a time. Paths
+are restricted because the names in label files are untrusted input.
 """
 
 import errno
@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 import numpy as np
 from absl import logging
 
-# Errors of a server or connection, which may pass. A missing file or a missing
-# permission does not.
+# Errors of a server or connection, which may be transient; a missing file or
+# permission is not.
 TRANSIENT = frozenset({
     errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR,
     errno.EREMOTEIO, errno.ENOTCONN, errno.ECONNRESET, errno.ECONNABORTED,
@@ -26,7 +26,7 @@ TRANSIENT = frozenset({
 })  # fmt: skip
 # Seconds between attempts, 16 in total.
 DELAYS = (0.1, 0.4, 1.5, 4.0, 10.0)
-# Limit of the uncompressed size of a file of features.
+# Limit of the uncompressed size of a feature file, in bytes.
 MAX_ARRAY_BYTES = 1 << 30
 
 Result = TypeVar('Result')
@@ -37,7 +37,7 @@ def retry(
     *args: Any,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Result:
-  """Calls a function, again after transient errors of the file system.
+  """Calls a function and retries it on transient file system errors.
 
   Args:
     read: the function.
@@ -48,7 +48,7 @@ def retry(
     The function's result.
 
   Raises:
-    OSError: the error is not in `TRANSIENT`, or persists.
+    OSError: if the error is not in `TRANSIENT`, or persists.
   """
   for delay in DELAYS:
     try:
@@ -84,13 +84,13 @@ def _read(path):
 
 
 def _open(path):
-  # Opening a named pipe would wait for a writer.
+  # Without O_NONBLOCK, opening a named pipe would block until it has a writer.
   return open(path, 'rb', 0, opener=lambda path, flags: os.open(
       path, flags | os.O_NONBLOCK))  # fmt: skip
 
 
 def exists(path: str | os.PathLike) -> bool:
-  """Whether a file or folder exists; raises OSError if that is unknown."""
+  """Whether a file or folder exists; raises OSError if this is unknown."""
   try:
     retry(os.stat, path)
   except OSError as error:
@@ -146,7 +146,7 @@ class Reader(io.RawIOBase):
     try:
       return os.pread(self._file.fileno(), size, self._at)
     except OSError:
-      # A handle goes stale when the server restarts: open the file again.
+      # Handles become stale when the server restarts, so the file is reopened.
       self._file.close()
       raise
 
@@ -165,7 +165,7 @@ class Reader(io.RawIOBase):
 
 
 class Inside:
-  """Tells whether paths, with links resolved, lie inside a folder.
+  """Tests whether paths, with links resolved, are inside a folder.
 
   The real paths of folders are cached, so that a file costs one `lstat`.
   """
@@ -180,8 +180,9 @@ class Inside:
     self._real: dict[str, str] = {}
 
   def __call__(self, path: str | os.PathLike) -> bool:
-    """Whether the path, which need not exist, lies inside the folder."""
-    # Not `abspath`: a '..' after a link does not lead back to where it is.
+    """Whether the path, which need not exist, is inside the folder."""
+    # `abspath` would be wrong here: '..' after a link leads to the parent of
+    # the link's target, not of the link.
     folder, name = os.path.split(path)
     real = self._real.get(folder)
     if real is None:

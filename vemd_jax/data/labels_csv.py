@@ -3,9 +3,9 @@
 Spreadsheet programs save the table in several forms, all of which are read: the
 encoding may be UTF-8, UTF-16 or Windows-1252 (a superset of Latin-1's letters),
 the separator a comma, semicolon or tab, and columns and splits may have common
-other names (`COLUMNS`, `SPLITS`) in any case. One remark says how the file was
-read if that is not UTF-8 with `file,split,label`. An ambiguous header is an
-error that shows the line to write instead.
+synonyms (`COLUMNS`, `SPLITS`) in any case. If the form is not UTF-8 with
+`file,split,label`, one remark states how the file was read. An ambiguous header
+is an error that shows the line to write instead.
 """
 
 import csv
@@ -405,7 +405,7 @@ def _unique(rows: Sequence[Row], path: pathlib.Path):
 
 
 def _said(what: list[tuple[int, str]], path: pathlib.Path) -> list[str]:
-  """Combines remarks about several lines into one."""
+  """The first of the remarks, with the number of the others; [] if none."""
   if not what:
     return []
   line, said = what[0]
@@ -485,7 +485,7 @@ def file_key(name: str) -> str:
 
 
 def label_key(label: str) -> str:
-  """Key for comparing labels: no case, no white space, numbers by value."""
+  """Comparison key of a label: ignores case, white space, number formats."""
   return datasets.canonical_number(label) or ''.join(label.casefold().split())
 
 
@@ -494,7 +494,7 @@ def natural_key(name: str) -> tuple:
   parts = re.split(r'([0-9]+)', name.casefold())
   for i in range(1, len(parts), 2):
     digits = parts[i].lstrip('0')
-    # Of any length; Python converts 4,300 digits at most.
+    # Digits are compared as text: int() accepts 4,300 digits at most.
     parts[i] = (len(digits), digits)
   return parts, name
 

@@ -1,7 +1,7 @@
 """Finds near-duplicate images, and splits samples without separating them.
 
-If copies of a photograph (resized, compressed again, mirrored, cropped by a few
-per cent) or neighbouring frames of a video are in both train and val, the
+If copies of a photograph (resized, recompressed, mirrored, cropped by a few per
+cent) or neighbouring frames of a video are in both train and val, the
 validation accuracy also measures memorisation.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 # Largest distance of near duplicates in bits. Hashes of unrelated images differ
 # in 128 of 256 bits on average.
 _BITS = 72
-# Smallest correlation of the thumbnails, which excludes accidental matches.
+# Smallest correlation of the thumbnails, which excludes hash collisions.
 _CORRELATION = 0.9
 _SIDE = 32
 # Images with a smaller standard deviation (of 255) are uniform: their hash is
@@ -72,7 +72,7 @@ def pairs(fingerprints: Sequence[Fingerprint]) -> list[tuple[int, int]]:
   for start in range(0, len(hashes), block):
     rows = hashes[start : start + block, 0]
     for mirror in 0, 1:
-      # The relation is symmetric, so that earlier images can be skipped.
+      # The relation is symmetric, so earlier images are skipped.
       others = hashes[start:, mirror]
       distance = np.zeros((len(rows), len(others)), np.uint16)
       for a, b in zip(rows.T, others.T):  # Words of 64 bits.
@@ -147,7 +147,7 @@ def split(
     members.setdefault(int(g), []).append(i)
 
   def order(item):
-    # Large groups first: small groups can then balance the classes.
+    # Large groups are assigned first, so that small ones can balance classes.
     first = min(names[i] for i in item)
     digest = hashlib.sha256(first.encode('utf-8', 'surrogatepass')).digest()
     return -len(item), digest
@@ -159,7 +159,7 @@ def split(
   }
   assigned: dict[str, list[list[int]]] = {s: [] for s in shares}
   for item in sorted(members.values(), key=order):
-    # The split that lacks most samples of the group's classes.
+    # The split with the largest deficit in the group's classes.
     best = max(
         shares, key=lambda s: (sum(need[s, labels[i]] for i in item), s)
     )

@@ -2,8 +2,8 @@
 
 Batch k of a training run is a pure function of the seed and k. An interrupted
 run therefore resumes exactly by starting at its step, and the data do not
-depend on the number of threads and worker processes. Each epoch is shuffled
-anew.
+depend on the number of threads and worker processes. The data are reshuffled in
+every epoch.
 
 In a mixture each batch comes from one dataset. An epoch ends when every dataset
 has contributed `weight * size` samples; the order of the datasets within it is
@@ -156,11 +156,11 @@ def sample_names(
     process_index: int = 0,
     process_count: int = 1,
 ) -> list[str]:
-  """Names of the samples in a batch of `train_batches`; decodes nothing.
+  """Names of the samples in a batch of `train_batches`, without decoding.
 
   Args:
-    step: number of the batch.
-    datasets: datasets of the run, see `train_batches`, as are the others.
+    step: index of the batch.
+    datasets: datasets of the run, as for `train_batches`.
     batch_size: batch size of this process.
     seed: seed of the run.
     process_index: index of this process.
@@ -209,7 +209,7 @@ def _shuffled(
     process_index: int,
     process_count: int,
 ) -> grain.MapDataset:
-  """The share of one process of a dataset, shuffled anew in each epoch."""
+  """One process's shard of a dataset, reshuffled in every epoch."""
   entropy = (seed, zlib.crc32(name.encode()), process_index)
   own_seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
   read = grain.MapDataset.source(elements)
@@ -283,10 +283,10 @@ def _iterate(read: grain.MapDataset, threads: int, workers: int) -> Iterator:
 
 
 def _set_up_worker(index: int, count: int) -> None:
-  """Makes a worker ignore signals and end with its parent process."""
+  """Makes a worker ignore signals and exit with its parent process."""
   del index, count
-  # Ctrl-C and Slurm also signal the workers, which the run needs until it has
-  # saved its checkpoint.
+  # Ctrl-C and Slurm also signal the workers, but the run needs them until it
+  # has saved its checkpoint.
   for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, signal.SIG_IGN)
   parent = multiprocessing.parent_process()
@@ -357,6 +357,6 @@ class _Padded:
     return self._source[index] if index >= 0 else {}
 
   def index(self, position: int) -> int:
-    """The source's own index, -1 beyond its end."""
+    """Index in the source; -1 beyond its end."""
     index = self._first + position * self._step
     return index if index < len(self._source) else -1

@@ -180,7 +180,8 @@ def _open(root: Path, split: str):
   # Imported late, since it is slow and not needed to list the files.
   import tensorflow_datasets as tfds
 
-  # TFDS imports the modules of the classes that this file names.
+  # TFDS imports the modules of the classes named in this file, which may come
+  # from an untrusted source.
   path = root / 'data' / 'features.json'
   try:
     names = list(_class_names(json.loads(files.read_bytes(path))))
@@ -193,7 +194,7 @@ def _open(root: Path, split: str):
 
 
 def _class_names(value: Any) -> Iterator[Any]:
-  """The Python classes that the content of a features.json names."""
+  """Names of the Python classes in the content of a features.json."""
   if isinstance(value, dict):
     for key, inner in value.items():
       if key in ('pythonClassName', 'python_class_name'):

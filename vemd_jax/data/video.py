@@ -11,8 +11,8 @@ import numpy as np
 
 from vemd_jax.data import files
 
-# Limit of an image or frame according to its header, the same as Pillow's. A
-# file of a few kilobytes can decode to more than the memory.
+# Limit on the pixels of an image or frame, checked against the header; the same
+# as Pillow's. A file of a few kilobytes can decode to more than the memory.
 MAX_PIXELS = 178_956_970
 
 SUFFIXES = (
