@@ -31,9 +31,15 @@ def standard_promotion():
     yield
 
 
+_VERBOSITY = logging.get_verbosity()
+
+
 @pytest.fixture(autouse=True)
 def verbosity():
-  """Restores the logging verbosity, which commands set process-wide."""
-  before = logging.get_verbosity()
+  """Restores the logging verbosity, which commands set process-wide.
+
+  Also before a test: fixtures of a wider scope may have run commands.
+  """
+  logging.set_verbosity(_VERBOSITY)
   yield
-  logging.set_verbosity(before)
+  logging.set_verbosity(_VERBOSITY)

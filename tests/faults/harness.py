@@ -31,8 +31,11 @@ TINY = (
     '--config.steps=14',
 )
 TOY = '--config=tests/faults/toy.py'
-# Rates depend on the clock; all else of a line of metrics must be equal.
-RATES = ('steps_per_second', 'examples_per_second', 'seconds_left')
+# These depend on the clock and the process; the rest of a line must be equal.
+RATES = (
+    'steps_per_second', 'examples_per_second', 'seconds_left', 'seconds',
+    'input_wait', 'host_memory', 'device_memory',
+)  # fmt: skip
 
 
 def environment(cache: pathlib.Path | None = None) -> dict[str, str]:

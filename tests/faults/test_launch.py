@@ -31,7 +31,11 @@ sed -n "${{count}}p" {tmp_path / name}.says
 exit "${{codes[$((count - 1))]:-0}}"
 ''')
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    return lambda: [x.strip() for x in log.open()] if log.exists() else []
+    return lambda: (
+        [x.strip() for x in log.read_text().splitlines()]
+        if log.exists()
+        else []
+    )
 
   return add
 

@@ -39,7 +39,7 @@ def test_evaluation_counts_do_not_depend_on_the_batch_size(
   for batch_size in (1, 4, 7, 16):
     config = toy.config(**{'eval.batch_size': batch_size})
     run = train.set_up(config, tmp_path / str(batch_size))
-    metrics, _ = evaluate.evaluate(
+    metrics, *_ = evaluate.evaluate(
         run.eval_step,
         run.create().variables(),
         pipeline.eval_batches(config.data, 'val', batch_size),

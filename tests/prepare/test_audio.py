@@ -223,7 +223,7 @@ def test_command_line(data, capsys):
   assert 'bad.wav' in out
   assert audio.main([f'--data={data}/nowhere']) == 1
   error = capsys.readouterr().err.strip()
-  assert 'labels.csv does not exist' in error and '\n' not in error
+  assert 'nowhere/labels.csv: no such folder' in error and '\n' not in error
 
 
 def test_look_up_without_cache_names_the_command(tmp_path):

@@ -301,5 +301,5 @@ def test_pdf_and_png(workdirs, tmp_path, chromium, capsys):
   assert pdf.startswith(b'%PDF') and len(pdf) > 20_000
   with Image.open(files['png']) as picture:
     assert picture.size[0] == 1200 and picture.size[1] > 2000
-    pixels = np.asarray(picture)[::40, ::40].reshape(-1, 4)
+    pixels = np.asarray(picture.convert('RGB'))[::40, ::40].reshape(-1, 3)
     assert len(np.unique(pixels, axis=0)) > 10

@@ -81,7 +81,7 @@ def read(
         f'{path} was exported with JAX {versions["jax"]}, which JAX '
         f'{jax.__version__} does not read: {error}'
     ) from error
-  with path.open('rb') as file, np.load(file) as archive:
+  with path.open('rb') as file, np.load(file, allow_pickle=False) as archive:
     weights = {
         name.removeprefix('weights/'): archive[name]
         for name in archive.files

@@ -23,7 +23,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vemd_jax import viz
+from vemd_jax import canvas
 from vemd_jax.data import (
     class_folders,
     decoding,
@@ -295,7 +295,7 @@ def contact_sheet(
     pictures = [_draw(sample, cell) for pair in pairs for sample in pair]
     caption = 'near duplicates in different splits, in pairs'
     rows.append((pictures, caption))
-  return viz.contact_sheet(rows, cell=cell)
+  return canvas.contact_sheet(rows, cell=cell)
 
 
 def _draw(sample: Sample, cell: int) -> np.ndarray:
