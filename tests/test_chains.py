@@ -162,6 +162,7 @@ def test_class_folders_from_new_to_a_prediction(tmp_path):
   predict(tmp_path, 'runs/FACES')
 
 
+@pytest.mark.slow
 def test_gaf3_from_coco(tmp_path):
   """Structure from COCO and the ViT of stage 1, then GAF-3.0."""
   prepare(tmp_path, 'coco', 'COCO')
@@ -195,6 +196,7 @@ def clip_weights(path: pathlib.Path) -> None:
   write_safetensors(path, {k: np.asarray(v) for k, v in state.items()})
 
 
+@pytest.mark.slow
 def test_imported_clip_to_stage_1_and_2(tmp_path):
   """CLIP's weights, imported, fine-tuned in stage 1, frozen in stage 2."""
   from vemd_jax import weights
@@ -267,6 +269,7 @@ def test_reference_and_coco_and_demo(tmp_path):
   predict(tmp_path, 'DEMO')
 
 
+@pytest.mark.slow
 def test_the_claim(tmp_path):
   """One row of the sweep in configs/claim.py, and the table."""
   sweep, table = documented('configs/claim.py')

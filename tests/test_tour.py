@@ -42,6 +42,7 @@ def run(code: str, folder: pathlib.Path) -> str:
   return process.stdout
 
 
+@pytest.mark.slow
 def test_the_notebook_runs(tmp_path):
   code = script()
   for full, small in (
