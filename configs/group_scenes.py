@@ -2,12 +2,14 @@ r"""The demo: synthetic drawings of groups, rendered on the fly without files.
 
 The class is negative, neutral or positive and depends on facial expressions and
 on interactions between people. Trains in about 6 minutes on 2 CPU cores to an
-accuracy of 0.87 on val; chance is 0.33 (benchmarks/RESULTS.md).
+accuracy of 0.97 on val; chance is 0.33 (benchmarks/RESULTS.md).
 
   python -m vemd_jax.main --config=configs/group_scenes.py --workdir=W
 
-Options: ve_sd, ve_md, ve_md_sr, person_query, tiny; with `interaction` or
-`expression` the class depends on that cue only; `full` is the paper's size.
+Without options it finds people at their centers and reads relations between
+them (`relations`). Options: relations, ve_sd, ve_md, ve_md_sr, person_query,
+tiny; with `interaction` or `expression` the class depends on that cue only;
+`full` is the paper's size.
 Interactions are learned only after the structure: start `interaction` from the
 demo's run with `--config.checkpoint.init_from="('W',)" --config.steps=4500`.
 """
@@ -36,7 +38,6 @@ def get_config(options: str = ''):
     config.checkpoint.every = 500
     if 'relations' in given:
       config.steps = 2500
-      data.group_scenes.single_cue = 0.5
   options = ','.join(option for option in given if option != 'full')
   return config_lib.finish(
       config,
