@@ -1,25 +1,27 @@
-r"""The paper's claim, with error bars: what structure does for a group's mood.
+r"""The paper's main claim with error bars: the effect of structure on emotion.
 
-In groups the mood lies between people, and a head that sees their structure
-should gain; with one face in a picture a projected structure should filter
-noise instead of carrying signal (arXiv 2604.02397).
+The claim: group emotion depends on the relations between people, so a head that
+receives their structure should gain accuracy; with a single face per image,
+projecting the structure should act as a noise filter instead of carrying signal
+(arXiv 2604.02397).
 
   python -m vemd_jax.sweep configs/claim.py --seeds=5 --workdir=SWEEP \
       --paths anny_groups=GROUPS faces=FACES
   python -m vemd_jax.table SWEEP
 
 The drawn groups need no files. GROUPS contains the folders `mixed` and
-`interaction`, FACES pictures of single faces, all in the layout of
-configs/folder.py; rows whose path is not given are left out. A run takes 4 to
-20 minutes on 2 CPU cores.
+`interaction`, FACES images of single faces, all in the layout of
+configs/folder.py; rows whose path is not given are skipped. A run takes 4 to 20
+minutes on 2 CPU cores.
 
-Rendered groups and drawn relations start from the run on drawn groups of the
-same variant and seed. To compare another model, add a line to VARIANTS.
+Rendered groups and drawn relations are initialized from the run of the same
+variant and seed on drawn groups. To compare another model, add a line to
+VARIANTS.
 """
 
 from vemd_jax.sweep_plan import Row, Sweep
 
-# Name, option of the recipe, changes. The others are compared with the first.
+# Row name, recipe option, config overrides. The first row is the baseline.
 VARIANTS = (
     ('ve_sd', 've_sd', {}),
     ('ve_md', 've_md', {}),
@@ -45,7 +47,7 @@ FACES = {'data.grayscale': True, 'model.parts': ('face',), 'steps': 3000}
 
 
 def rows(group, recipe, changes, start=''):
-  """A row for each variant, from its run in the group `start`."""
+  """One row per variant, initialized from its run in the group `start`."""
   made = []
   for name, option, own in VARIANTS:
     overrides = {**changes, **own}

@@ -5,8 +5,8 @@
 #
 # The repository and WORKDIR must be on a file system that all nodes share. JAX
 # reads the process layout from Slurm's environment variables. A job that reaches
-# its time limit or is preempted saves a checkpoint and is queued again by
-# itself; submitting a failed job again resumes it.
+# its time limit or is preempted saves a checkpoint and is requeued
+# automatically; resubmitting a failed job resumes its run.
 #SBATCH --job-name=vemd_jax
 #SBATCH --nodes=1
 #SBATCH --gpus-per-node=4

@@ -4,16 +4,16 @@
 #   python -m vemd_jax.sweep configs/claim.py --workdir=SWEEP --list
 #   sbatch --array=0-199%8 launch/sweep.sh configs/claim.py --workdir=SWEEP
 #
-# The first command shows the number of runs; both take the same arguments. A run
-# that needs another one, such as stage 1, runs it first or waits for it. A job
-# that was stopped continues when it is submitted again.
+# The first command shows the number of runs; both take the same arguments. A job
+# whose run depends on another one, such as stage 1, executes that run first or
+# waits for it. Resubmitting a stopped job resumes its run.
 #SBATCH --job-name=vemd_sweep
 #SBATCH --ntasks=1
 #SBATCH --gpus=1
 #SBATCH --cpus-per-task=8
 #SBATCH --time=24:00:00
 #SBATCH --output=%x-%A_%a.log
-# Time to save a checkpoint before the job is ended.
+# Leaves time to save a checkpoint before the job is killed.
 #SBATCH --signal=B:TERM@120
 #SBATCH --requeue
 set -euo pipefail

@@ -5,8 +5,8 @@
 #   NAME=vemd ZONE=us-west4-a TYPE=v5litepod-16 bash launch/tpu_vm.sh \
 #     CONFIG gs://BUCKET/RUN [--config.KEY=VALUE...]
 #
-# If the slice is preempted, the script creates it again and resumes the run.
-# After any other failure, the same command with the same bucket resumes it.
+# If the slice is preempted, the script recreates it and resumes the run. After
+# any other failure, the same command with the same bucket resumes it.
 # MORE=--spot asks for a spot slice.
 set -euo pipefail
 NAME=${NAME:-vemd-jax}

@@ -37,7 +37,7 @@ def set_up(
         os.environ.get('XLA_FLAGS', '') + ' --xla_gpu_deterministic_ops=true'
     )
   if distributed or (distributed is None and on_cluster()):
-    # A process that ends without notice is detected within a minute.
+    # A process that disappears without notice is detected within a minute.
     jax.distributed.initialize(
         heartbeat_timeout_seconds=60, shutdown_timeout_seconds=60
     )

@@ -41,14 +41,15 @@ def evaluate(
     mesh: device mesh that the batches are sharded over.
     dataset: dataset whose emotion head is used.
     step: number of training steps done, for the schedules of the loss terms.
-    stop: called before each batch; True interrupts the evaluation.
+    stop: called before each batch; interrupts the evaluation if it returns
+      True.
 
   Returns:
     (metrics of the whole split, (outputs, batch) of the first batch,
     predictions or None without an emotion head).
 
   Raises:
-    Stopped: if `stop` says so.
+    Stopped: if `stop` returned True.
   """
   metrics, first, kept = None, None, []
   step_array = jax.device_put(
@@ -146,7 +147,7 @@ def evaluate_split(
           for name, metrics in results.items()
           if metrics.get('confusion')
       },
-      # The file in the workdir shows what chooses the checkpoint.
+      # confusion.png shows the split that selects the checkpoint.
       to_file=split == run.selection_split,
   )
   if split == run.selection_split:
@@ -249,7 +250,7 @@ def _store(
     results: dict[str, Any],
     said: dict[str, dict[str, Predictions | None]],
 ) -> None:
-  """Writes the results, what is said about each sample, and of which data."""
+  """Writes results.json, predictions.jsonl and data.json."""
   text = json.dumps(results, indent=2) + '\n'
   workdir_lib.write(run.workdir / 'results.json', text)
   lines = [
@@ -272,7 +273,7 @@ def _store(
 
 
 def _counts(data: ConfigDict) -> dict[str, Any]:
-  """What a dataset's splits hold, and what was left out of them."""
+  """Sample counts of a dataset's splits, and the samples left out."""
   splits = ['train', 'val']
   splits += ['holdout'] * bool(data.holdout) + ['test'] * bool(data.test_split)
   result = {}

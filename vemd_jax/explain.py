@@ -1,8 +1,8 @@
-"""Regions that a prediction depends on: `vemd explain W PHOTO`, by occlusion.
+"""Occlusion maps of predictions: `vemd explain W PHOTO`.
 
-A sliding window occludes the picture; where the probability of the group
-decreases, the prediction depends on the occluded region. The result concerns
-the group as a whole, not any person in it.
+A sliding window occludes the image; where the probability of the class
+decreases, the prediction depends on the occluded region. The prediction is that
+of the group as a whole, not of any person in it.
 """
 
 import argparse
@@ -28,7 +28,7 @@ MEANING = (
     'The result concerns the probability of the whole group; it says nothing '
     'about any single person.'
 )
-# Where occlusion lowers and where it raises the probability.
+# Colours of regions whose occlusion lowers and raises the probability.
 _FOR, _AGAINST = (214, 69, 26), (24, 110, 190)
 # Range of the longer side of an image, in pixels.
 _SIDES = 480, 1024
@@ -41,7 +41,7 @@ def occlusion(
     batch_size: int = 16,
     update: Callable[[int], object] = lambda n: None,
 ) -> np.ndarray:
-  """How much a probability decreases when a region is occluded.
+  """Computes the decrease of a probability under occlusion of each region.
 
   Args:
     probability: uint8 [B, T, S, S, 3] -> [B], probability of one class.
@@ -56,7 +56,7 @@ def occlusion(
     where the probability increases.
   """
   corners, side = windows(clip.shape[1], window)
-  # The mean colour adds less of an edge than black.
+  # Filling with the mean colour introduces weaker edges than black.
   mean = clip.mean((0, 1, 2)).round().astype(np.uint8)
   whole = float(probability(np.repeat(clip[None], batch_size, 0))[0])
   fall = np.zeros(clip.shape[1:3], np.float32)
@@ -87,7 +87,7 @@ def picture(image: np.ndarray, fall: np.ndarray, caption: str) -> np.ndarray:
 
   Args:
     image: uint8 [H, W, 3].
-    fall: [S, S] of the whole image, see `occlusion`.
+    fall: [S, S], occlusion map of the full image, see `occlusion`.
     caption: text below the picture.
 
   Returns:
@@ -129,11 +129,11 @@ def explain(
   Args:
     model: the model.
     path: path of the photograph.
-    label: name of the class; '' selects the most probable one.
+    label: name of the class; '' selects the most probable class.
     window: see `occlusion`.
 
   Returns:
-    (class, its probability, the image, the fall [S, S]).
+    (class, its probability, the image, the occlusion map [S, S]).
 
   Raises:
     Unreadable: if it cannot be read.

@@ -1,4 +1,4 @@
-"""Loggers besides the files of a run: TensorBoard, Weights & Biases, MLflow.
+"""Loggers in addition to a run's files: TensorBoard, Weights & Biases, MLflow.
 
 `config.loggers` selects them; a custom class is given by its import path,
 `package.module:Class`. Only process 0 logs.
@@ -45,7 +45,7 @@ class Logger(Protocol):
 class TensorBoard:
   """Writes TensorBoard events synchronously.
 
-  tensorboardX's SummaryWriter has a queue, whose events a killed run loses.
+  tensorboardX's SummaryWriter queues events, which are lost if a run is killed.
   """
 
   def __init__(self, workdir: epath.Path, resume_step: int | None):
@@ -57,7 +57,7 @@ class TensorBoard:
     self._records = record_writer.RecordWriter(str(folder / name))
     self._add(0, file_version='brain.Event:2')
     if resume_step is not None:
-      # TensorBoard discards events from this step on, also of earlier files.
+      # Makes TensorBoard discard events from this step on, in all files.
       start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
       self._add(resume_step + 1, session_log=start)
     self._records.flush()
@@ -118,7 +118,7 @@ class WandB:
 
 
 class MLflow:
-  """MLflow, at the tracking server that MLFLOW_TRACKING_URI names."""
+  """MLflow, with the tracking server given by MLFLOW_TRACKING_URI."""
 
   def __init__(self, workdir: epath.Path, resume_step: int | None):
     del resume_step  # MLflow keeps both values of a step logged twice.
@@ -195,7 +195,7 @@ def _import(module: str, extra: str):
 
 
 def _run_id(workdir: epath.Path, name: str, create) -> str:
-  """The logger's ID of the run, stored in the workdir for resumption."""
+  """ID of the run in a logger, stored in the workdir for resumption."""
   path = workdir / f'{name}_run'
   if path.exists():
     return path.read_text().strip()

@@ -58,8 +58,8 @@ def main(argv: list[str]) -> None:
   logging.get_absl_handler().addFilter(_ours)
   logging.info('Devices: %s', jax.devices())
   if jax.process_count() > 1:
-    # JAX aborts this process when another one ends, with a clear message, which
-    # would be followed by the stacks of all threads.
+    # If another process ends, JAX aborts this one with a clear message; without
+    # this, the stacks of all threads would follow it.
     faulthandler.disable()
   try:
     train.train_and_evaluate(config, workdir, _recipe())
@@ -79,7 +79,7 @@ def main(argv: list[str]) -> None:
   except jax.errors.JaxRuntimeError as error:
     if jax.process_count() == 1 or 'RESOURCE_EXHAUSTED' in str(error):
       raise
-    # Another process has ended. A normal exit would wait for it.
+    # Another process has ended; a normal exit would block waiting for it.
     print(
         _one_line(error, workdir)
         + '; another process of the run has ended; the same command on all '
@@ -91,7 +91,7 @@ def main(argv: list[str]) -> None:
 
 
 def _one_line(error: Exception, workdir: epath.Path) -> str:
-  """The message in one line; the traceback is written to a file."""
+  """Formats an error as one line and writes the traceback to a file."""
   where = ''
   with contextlib.suppress(OSError):
     path = workdir / 'traceback.txt'
@@ -101,7 +101,7 @@ def _one_line(error: Exception, workdir: epath.Path) -> str:
 
 
 def _recipe() -> dict[str, Any]:
-  """The recipe of the command line and the values set there."""
+  """The recipe and the config overrides on the command line."""
   holder = flags.FLAGS['config']
   return {
       'recipe': holder.config_filename,

@@ -1,9 +1,9 @@
 """Metrics of a split, accumulated as sums over batches and processes.
 
 `Metrics.from_outputs` runs inside the jitted step on global arrays and returns
-sums; `merge` adds up batches, and `compute` divides once at the end, on the
-host, so results do not depend on the batch size. (The exception is an MMD term,
-which compares the samples of a batch with each other.)
+sums; `merge` accumulates them over batches, and `compute` normalizes once at
+the end, on the host, so results do not depend on the batch size. (The exception
+is an MMD term, which compares the samples of a batch with each other.)
 """
 
 import dataclasses
@@ -142,7 +142,7 @@ class Metrics:
     return jax.tree.map(operator.add, self, other)
 
   def plain(self) -> dict[str, Any]:
-    """The sums as JSON; `from_plain` restores the same bits."""
+    """The sums as JSON; `from_plain` restores them bit for bit."""
     return _plain(self)
 
   @classmethod
@@ -191,7 +191,7 @@ class Metrics:
 
 
 def _plain(x: Any) -> Any:
-  """Dataclasses, dicts, tuples and arrays as JSON that tells them apart."""
+  """Encodes dataclasses, dicts, tuples and arrays as JSON with their types."""
   if x is None:
     return None
   if isinstance(x, tuple):

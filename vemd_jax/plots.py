@@ -13,7 +13,7 @@ from vemd_jax.surfaces import FAINT, GREY, INK, Raster, Svg
 # distinguishable with colour vision deficiency.
 COLOURS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9')
 TRAIN, EVALUATION = '#8a94a6', COLOURS[0]
-# Longer curves are averaged over as many intervals.
+# Longer curves are averaged over this number of intervals.
 _MOST_POINTS = 300
 
 
@@ -122,7 +122,7 @@ def line_chart(
   marks = marks or {}
   y = np.concatenate([c.y for c in curves])
   x = np.concatenate([c.x for c in curves] + [list(marks)])
-  # On a linear axis a decrease by orders of magnitude looks like a corner.
+  # A linear axis hides the end of a decrease by orders of magnitude.
   log = bool(y.min() > 0 and y.max() > 30 * y.min())
   box = x0 + 52, y0 + 30, x0 + w - 20, y0 + h - 34
   x_range = _widened(0.0 if x.min() >= 0 else x.min(), x.max())
@@ -270,7 +270,7 @@ def history(
   return result
 
 
-# Speed and memory, and what is constant.
+# Metrics of speed and memory, and constants.
 _NOT_LEARNED = (
     'examples', 'steps_per_second', 'examples_per_second', 'seconds_left',
     'seconds', 'input_wait', 'host_memory', 'device_memory',

@@ -74,7 +74,7 @@ def gather(kept: Sequence[dict[str, Any]]) -> Predictions | None:
     kept = multihost_utils.process_allgather(kept, tiled=True)
   kept = jax.device_get(kept)
   rows = {k: np.concatenate([part[k] for part in kept]) for k in kept[0]}
-  # Without padding.
+  # Drops padding.
   order = np.argsort(rows['index'], kind='stable')
   order = order[rows['index'][order] >= 0]
   rows = {key: value[order] for key, value in rows.items()}

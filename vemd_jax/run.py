@@ -195,7 +195,7 @@ def set_up(config: ConfigDict, workdir: epath.Path) -> Run:
   datasets = config_lib.datasets(config)
   opened = {n: sources.make_source(d, 'train') for n, d in datasets.items()}
   for data in datasets.values():
-    # Errors in the other splits should not wait for the first evaluation.
+    # Opened now, so that errors in the other splits are found before training.
     for split in ('holdout' if config.data.holdout else 'val', 'val', 'test'):
       if split != 'test' or config.data.test_split:
         sources.make_source(data, split)

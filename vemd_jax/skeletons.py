@@ -74,8 +74,8 @@ FACE_FLIP = np.array(
 # is the mean of the visible joints.
 CENTER_JOINTS = {'body': (5, 6), 'face': tuple(range(68))}
 
-# How far annotators disagree on a body joint, as a share of the square root of
-# the person's area: the constants of COCO's object keypoint similarity.
+# Standard deviation of annotations of a body joint relative to the square root
+# of the person's area: the constants of COCO's object keypoint similarity.
 BODY_SIGMAS = np.array([
     0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062,
     0.062, 0.107, 0.107, 0.087, 0.087, 0.089, 0.089,

@@ -27,7 +27,7 @@ class Stopped(Exception):
 
 
 class Stop:
-  """Context that handles the signals; for the main thread."""
+  """Context manager that handles the signals; for the main thread only."""
 
   def __init__(self):
     self._given = threading.Event()
@@ -42,7 +42,7 @@ class Stop:
     """Whether to stop at a step; the same on all processes.
 
     Args:
-      step: number of steps done; has to increase from call to call.
+      step: number of steps done; must increase from call to call.
 
     Returns:
       True from the step on that the processes have agreed on.

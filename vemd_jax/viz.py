@@ -49,7 +49,7 @@ def hide_people(
       if head is not None:
         heads.append(head)
   height, width = image.shape[:2]
-  # So few pixels that a face that fills the picture is unrecognizable, too.
+  # Coarse enough that a face that fills the image is unrecognizable.
   coarse = _squares(image, max(height, width) / 8)
   if not heads:
     return coarse
@@ -77,13 +77,13 @@ def _head(points: np.ndarray) -> tuple[float, float, float] | None:
   share = 0.75 if len(points) > 7 else 0.9
   radius = share * float(np.ptp(face, axis=0).max())
   if len(points) == 7 and seen[5:].all():
-    # The points of a head in profile are close together.
+    # In profile the points are close together, which underestimates the radius.
     radius = max(radius, 0.6 * float(np.hypot(*(points[5] - points[6])[:2])))
   return *map(float, centre), max(radius, 6.0)
 
 
 def _squares(image: np.ndarray, side: float) -> np.ndarray:
-  """Pixelates an image; `side` is that of a pixelated square."""
+  """Pixelates an image; `side` is the side of a block in pixels."""
   height, width = image.shape[:2]
   small = max(1, round(width / side)), max(1, round(height / side))
   few = cv2.resize(image, small, interpolation=cv2.INTER_AREA)

@@ -237,7 +237,7 @@ def check_classes(
 def _of_other_classes(
     path: epath.PathLike, have: Mapping[str, Any], classes: Mapping
 ) -> set[str]:
-  """Heads of a run in which the dataset had other classes or another order."""
+  """Heads of a run whose datasets had other classes or another class order."""
   other = _other_classes(path, classes)
   return {
       module

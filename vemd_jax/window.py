@@ -62,8 +62,8 @@ class Window:
     return steps[-1][2] if steps else {}
 
   def _sums(self) -> dict[str, Metrics]:
-    # Summed on the host, which avoids dispatching many tiny device operations;
-    # and from the left, so that a restored partial sum gives the same bits.
+    # Summed on the host, to avoid dispatching many tiny device operations, and
+    # from left to right, so that a restored partial sum gives the same bits.
     for name, metrics in self._metrics.items():
       merged = functools.reduce(
           lambda a, b: a.merge(b), jax.device_get(metrics)

@@ -1,4 +1,4 @@
-"""The output folder of a run: its lock, and how files are written to it."""
+"""The output folder of a run: locking, atomic writes and synced appends."""
 
 import contextlib
 import fcntl
@@ -13,8 +13,8 @@ def lock(workdir: epath.Path) -> Iterator[None]:
   """Locks a workdir, so that a second run cannot use it at the same time.
 
   The lock is an `flock`, which the operating system releases when the process
-  ends, also when it is killed. On a network file system it depends on the file
-  system whether it holds across hosts. Buckets (gs://) are not locked.
+  ends, also when it is killed. Whether it holds across hosts on a network file
+  system depends on that file system. Buckets (gs://) are not locked.
 
   Args:
     workdir: output folder of the run; created if missing.

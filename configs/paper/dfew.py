@@ -1,4 +1,4 @@
-r"""DFEW: the variants, each the mean of five folds.
+r"""DFEW: the model variants, each averaged over the five folds.
 
   python -m vemd_jax.data.prepare dfew --source=DIR --out=DATA
   python -m vemd_jax.data.annotate --data=DATA
@@ -6,8 +6,9 @@ r"""DFEW: the variants, each the mean of five folds.
       --paths dfew=DATA clip=CLIP
   python -m vemd_jax.table SWEEP
 
-CLIP holds the weights that stage 1 starts from, see configs/stage1.py. Stage
-1 runs for each fold, because the ViT of another fold has seen its test clips.
+CLIP contains the initial weights of stage 1, see configs/stage1.py. Stage
+1 is trained for each fold, because the ViT of another fold was trained on its
+test clips.
 """
 
 from vemd_jax.sweep_plan import two_stages

@@ -1,4 +1,4 @@
-r"""EngageNet: the variants.
+r"""EngageNet: the model variants.
 
   python -m vemd_jax.data.prepare engagenet --source=DIR --out=DATA
   python -m vemd_jax.data.annotate --data=DATA
@@ -6,8 +6,8 @@ r"""EngageNet: the variants.
       --paths engagenet=DATA clip=CLIP
   python -m vemd_jax.table SWEEP
 
-CLIP holds the weights that stage 1 starts from, see configs/stage1.py. On
-the law see configs/engagenet.py.
+CLIP contains the initial weights of stage 1, see configs/stage1.py. For
+legal restrictions see configs/engagenet.py.
 """
 
 from vemd_jax.sweep_plan import two_stages

@@ -1,4 +1,4 @@
-r"""GAF-3.0: the variants with both decoders, and the frozen ViT alone.
+r"""GAF-3.0: the model variants with both decoders, and the frozen ViT alone.
 
   python -m vemd_jax.data.prepare gaf3 --source=DIR --out=DATA
   python -m vemd_jax.data.annotate --data=DATA
@@ -6,7 +6,7 @@ r"""GAF-3.0: the variants with both decoders, and the frozen ViT alone.
       --paths gaf3=DATA clip=CLIP
   python -m vemd_jax.table SWEEP
 
-CLIP holds the weights that stage 1 starts from, see configs/stage1.py.
+CLIP contains the initial weights of stage 1, see configs/stage1.py.
 """
 
 from vemd_jax.sweep_plan import two_stages

@@ -1,4 +1,4 @@
-r"""MER2023-MULTI: the variants, without and with sound and transcript.
+r"""MER2023-MULTI: the model variants, without and with audio and transcript.
 
   python -m vemd_jax.data.prepare mer2023 --source=DIR --out=DATA --audio
   python -m vemd_jax.data.annotate --data=DATA
@@ -7,7 +7,7 @@ r"""MER2023-MULTI: the variants, without and with sound and transcript.
       --paths mer2023=DATA clip=CLIP
   python -m vemd_jax.table SWEEP
 
-CLIP holds the weights that stage 1 starts from, see configs/stage1.py. MINILM
+CLIP contains the initial weights of stage 1, see configs/stage1.py. MINILM
 is a sentence encoder, see vemd_jax.prepare.text. The published numbers are for
 SEMI (test3).
 """

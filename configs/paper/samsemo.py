@@ -1,4 +1,4 @@
-r"""SAMSEMO: the variants, without and with transcript and sound.
+r"""SAMSEMO: the model variants, without and with transcript and audio.
 
   python -m vemd_jax.data.prepare samsemo --source=DIR --out=DATA --audio
   python -m vemd_jax.data.annotate --data=DATA
@@ -7,7 +7,7 @@ r"""SAMSEMO: the variants, without and with transcript and sound.
       --paths samsemo=DATA clip=CLIP
   python -m vemd_jax.table SWEEP
 
-CLIP holds the weights that stage 1 starts from, see configs/stage1.py. MINILM
+CLIP contains the initial weights of stage 1, see configs/stage1.py. MINILM
 is a sentence encoder, see vemd_jax.prepare.text.
 """
 

@@ -1,4 +1,4 @@
-r"""VGAF: the variants, without and with sound.
+r"""VGAF: the model variants, without and with audio.
 
   python -m vemd_jax.data.prepare vgaf --source=DIR --out=DATA --audio
   python -m vemd_jax.data.annotate --data=DATA
@@ -6,7 +6,7 @@ r"""VGAF: the variants, without and with sound.
       --paths vgaf=DATA clip=CLIP
   python -m vemd_jax.table SWEEP
 
-CLIP holds the weights that stage 1 starts from, see configs/stage1.py.
+CLIP contains the initial weights of stage 1, see configs/stage1.py.
 """
 
 from vemd_jax.sweep_plan import two_stages

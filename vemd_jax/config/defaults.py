@@ -65,8 +65,8 @@ def default() -> ConfigDict:
       'sigma': 1.0,
       # Training fails if more than this share of the samples is unreadable.
       'max_unreadable': 0.05,
-      # Whether labels.csv may name files outside root, by absolute paths, ..,
-      # or links.
+      # Whether labels.csv may name files outside root (absolute paths, `..`
+      # or links).
       'outside_root': False,
       'num_threads': 4,
       'num_workers': 0,
@@ -93,8 +93,8 @@ def default() -> ConfigDict:
       'multi_label': False,
       'group_scenes': {
           'cue': 'both',
-          # Share of training scenes drawn with one of both cues alone, so that
-          # the model learns each of them; val and test are not affected.
+          # Share of training scenes drawn with only one of the two cues, so
+          # that the model learns each of them; val and test are not affected.
           'single_cue': 0.0,
           'size': 224,
           'people': (1, 10),

@@ -10,8 +10,8 @@ clip (images, in the natural order of their names, so that 2.jpg comes before
 Four columns are optional: `audio`, the path of a sound file; `transcript`, the
 spoken text; `subject`, which keeps the rows of a person, group or recording on
 one side of a holdout; and `source`, the origin of a row, such as a film, by
-which the report of a run lists its results. `vemd_jax.data.labels_csv` says
-which other forms of the table are read.
+which the report of a run groups its results. `vemd_jax.data.labels_csv`
+describes the other forms of the table that are accepted.
 
 Without a `labels.csv`, DIR may contain one folder of images per class, see
 `class_folders`.

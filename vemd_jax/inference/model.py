@@ -72,7 +72,7 @@ def load(workdir: epath.PathLike, dataset: str = '') -> Model:
     FileNotFoundError: if there is no run or no checkpoint.
     ValueError: if `dataset` does not identify a single emotion head.
   """
-  # Prediction with an exported model does not import the model's code.
+  # Imported here, so that exported models do not load the model's code.
   from vemd_jax.inference import trained as trained_lib
 
   trained = trained_lib.load(workdir, dataset)

@@ -13,7 +13,7 @@ from vemd_jax.inference.model import Prediction
 
 SUFFIXES = ('.csv', '.jsonl', '.parquet')
 
-# Label where an exported model abstains.
+# Label of files and clips for which an exported model abstains.
 ABSTAINED = 'abstained'
 
 # Rows per row group of a Parquet file, which are held in memory.
@@ -170,7 +170,7 @@ def columns(classes: Sequence[str]) -> list[str]:
 
   Returns:
     Names of columns. `seconds` is set in rows of a video's clips and empty in
-    the row of a whole file; `error` is set if the file could not be read.
+    rows of files; `error` is set if the file could not be read.
   """
   return ['file', 'seconds', 'label', *(f'p_{c}' for c in classes), 'error']
 

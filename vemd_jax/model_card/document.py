@@ -1,4 +1,4 @@
-"""A text of headings, paragraphs, lists and tables, as Markdown and HTML."""
+"""Renders headings, paragraphs, lists and tables as Markdown and HTML."""
 
 import html
 import re
@@ -26,7 +26,7 @@ class Table(NamedTuple):
   rows: Sequence[Sequence[Any]]
 
 
-# A str is a paragraph. Texts may have Markdown's links, code and bold.
+# A str is a paragraph. Text may contain Markdown links, code and bold.
 Block = Heading | List | Table | str
 
 _STYLE = """body { margin: 2rem auto; max-width: 46rem; padding: 0 1rem;
@@ -36,7 +36,7 @@ td, th { border: 1px solid #cdd1d8; padding: .2rem .6rem; text-align: left; }"""
 
 
 def literal(text: Any) -> str:
-  """A text from the run, so that nothing in it is read as markup."""
+  """Escapes text from a run, so that it is not interpreted as markup."""
   return re.sub(r'([\\`*_\[\]<>|#])', r'\\\1', ' '.join(str(text).split()))
 
 

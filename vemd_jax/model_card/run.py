@@ -1,4 +1,4 @@
-"""What a workdir says about a run: files only, neither model nor data."""
+"""Reads the facts about a run from its workdir, without model or data."""
 
 import collections
 import json
@@ -86,7 +86,7 @@ def _json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _sources(path: pathlib.Path, workdir: pathlib.Path):
-  """Right and all predictions by origin, if the predictions have origins."""
+  """Counts of correct and all predictions by origin, if origins are stored."""
   counts = collections.defaultdict(lambda: [0, 0])
   if not path.exists():
     return {}
@@ -105,7 +105,7 @@ def _sources(path: pathlib.Path, workdir: pathlib.Path):
 
 
 def interval(right: int, count: int) -> str:
-  """A share with its 95 % interval by Wilson's method; '-' of no samples."""
+  """Formats a share with its 95 % Wilson interval; '-' without samples."""
   if not count:
     return '-'
   low, high = stats.binomtest(right, count).proportion_ci(method='wilson')

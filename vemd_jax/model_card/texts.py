@@ -1,4 +1,4 @@
-"""Passages of the model card and the assessment that no run changes."""
+"""Fixed passages of the model card and the impact assessment."""
 
 _ARTICLE_5 = (
     'https://eur-lex.europa.eu/legal-content/EN/TXT/?uri=OJ:L_202401689'

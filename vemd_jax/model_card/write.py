@@ -12,7 +12,7 @@ _METRICS = ('accuracy', 'macro_f1', 'uar', 'weighted_f1')
 
 
 def metadata(facts: run.Facts) -> str:
-  """The YAML header that Hugging Face reads, with the results."""
+  """YAML metadata for the Hugging Face hub, with the results."""
   results = []
   for split, dataset, metrics in facts.evaluations():
     found = [

@@ -84,7 +84,7 @@ def log_mel(samples: np.ndarray, bands: int = BANDS) -> np.ndarray:
   for at in range(0, len(frames), _BLOCK):
     block = frames[at : at + _BLOCK] * window[None]
     spectrum = scipy.fft.rfft(block, FFT, axis=-1)
-    # A sine of amplitude 1 has a peak of half the window's sum.
+    # Normalizes by half the window's sum, the peak of a sine of amplitude 1.
     power = np.square(np.abs(spectrum) * (2 / window.sum()))  # [Ta, F]
     decibels = 10 * np.log10(power @ _filters(bands) + 10 ** (FLOOR_DB / 10))
     result[at : at + _BLOCK] = 1 - 2 * decibels / FLOOR_DB

@@ -267,7 +267,7 @@ def read_text(path: Path, source: Path, index: Index) -> str:
   else:
     if data[:3] == b'\xef\xbb\xbf':
       index.note('label file starts with a byte order mark', printable(name))
-    # Chinese words are longer runs of such bytes than accented letters.
+    # Chinese text has longer runs of such bytes than text with accents.
     run = re.search(rb'[\x80-\xff]{3}', data)
     for encoding in (
         'utf-8-sig', *(('gb18030',) if run else ()), 'cp1252', 'latin-1'

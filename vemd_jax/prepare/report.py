@@ -61,11 +61,11 @@ def make_report(
 def in_several_splits(
     places: Mapping[Hashable, Iterable[tuple[str, str]]], what: str
 ) -> list[str]:
-  """Describes what is in more than one split.
+  """Reports items that occur in more than one split.
 
   Args:
-    places: key of equal things -> (split, name) of each of them.
-    what: noun for them, in the plural.
+    places: key shared by equal items -> (split, name) of each item.
+    what: plural noun for the items.
 
   Returns:
     One line, or none.

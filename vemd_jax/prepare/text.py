@@ -135,7 +135,7 @@ def read_embeddings(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     found = files.load_arrays(path)
   elif path.suffix == '.jsonl':
     found = {}
-    # Split at b'\n' alone: a file name may hold other line separators.
+    # Split at b'\n' only: file names may contain other line separators.
     for number, line in enumerate(files.read_bytes(path).split(b'\n'), 1):
       if not line.strip():
         continue

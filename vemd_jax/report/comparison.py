@@ -1,4 +1,4 @@
-"""The comparison of several runs: curves in one plot, paired tests."""
+"""Comparison of several runs: joint learning curves and paired tests."""
 
 from collections.abc import Sequence
 
@@ -81,7 +81,7 @@ def _tests(reports: Sequence[Report]) -> str:
 
 
 def _same_scenes(one: Report, other: Report) -> bool:
-  """Whether drawn samples of equal names are the same in both runs."""
+  """Whether drawn samples with equal names are identical in both runs."""
   settings = []
   for report in one, other:
     data = report.config.get('data', {})

@@ -1,6 +1,6 @@
 """Statistics of an evaluation: intervals, calibration, paired tests.
 
-Random resampling has a fixed seed.
+Resampling uses a fixed seed, so the intervals are reproducible.
 """
 
 import math
@@ -17,7 +17,7 @@ Interval = tuple[float, float]
 
 
 def wilson(right: int, count: int) -> Interval:
-  """Wilson's 95 % interval of a share.
+  """Wilson score interval (95 %) of a share.
 
   Args:
     right: number of successes.
@@ -71,10 +71,10 @@ def _ratio(a, b) -> np.ndarray:
 def bootstrap(
     confusion: np.ndarray, metric: Callable[[np.ndarray], np.ndarray]
 ) -> Interval:
-  """The 95 % percentile bootstrap interval of a metric.
+  """Percentile bootstrap interval (95 %) of a metric.
 
-  Drawing samples with replacement is a multinomial draw of the cells of the
-  confusion matrix.
+  Resampling with replacement is equivalent to a multinomial draw of the cells
+  of the confusion matrix.
 
   Args:
     confusion: [C, C] counts.
@@ -99,7 +99,7 @@ def _resample(counts: np.ndarray) -> np.ndarray:
 def paired_bootstrap(
     joint: np.ndarray, metric: Callable[[np.ndarray], np.ndarray]
 ) -> Interval:
-  """The 95 % interval of the difference of two runs on the same samples.
+  """Paired bootstrap interval (95 %) of the difference between two runs.
 
   Args:
     joint: [C, C, C] counts by true class, prediction of the first run, and of

@@ -47,8 +47,8 @@ def make_app(
   Args:
     judge: (bytes, heatmap, blur) -> result, see `judge.Judge`.
     about: properties of the model for `/health`.
-    hosts: accepted host names, ('*',) for any. This refuses requests of other
-      sites by DNS rebinding.
+    hosts: accepted host names, ('*',) for any; prevents DNS rebinding by other
+      sites.
     max_bytes: largest file.
     max_waiting: largest number of concurrent requests; further ones get 503.
 

@@ -184,7 +184,7 @@ def _without_images(prediction: Prediction) -> Prediction:
 
 
 def _small(prediction: Prediction) -> Prediction:
-  """With only its middle image, in the size in which it is returned."""
+  """Keeps only the middle image, at the size in which it is returned."""
   images = prediction.clip.images
   image = video.bound(images[len(images) // 2], _SHOWN)
   return prediction._replace(clip=prediction.clip._replace(images=[image]))

@@ -108,7 +108,8 @@ def _read_split(source, path, wholebody, folder, split, options, index):
       reason = '' if file else 'file is missing'
     except ValueError as error:
       reason = str(error)
-    # A person whose annotation is unusable would count as absent.
+    # The image is left out, since a person with an unusable annotation would
+    # otherwise count as absent.
     reason = reason or wrong.get(number, '')
     if reason:
       index.leave_out(name, split, reason)
@@ -152,7 +153,7 @@ def _box(values) -> tuple[float, ...]:
 
 
 def _point(x: float, y: float, score: float) -> list[float]:
-  """x, y, score; all 0 if the point is missing or its coordinates absurd."""
+  """x, y, score; all 0 if the point is missing or out of a plausible range."""
   point = [float(x), float(y), score]
   if score and all(abs(value) <= annotations.MAX_SIDE for value in point):
     return point
