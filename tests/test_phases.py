@@ -166,7 +166,7 @@ def test_the_optimizer_by_hand():
     )
     params = {'a': params['a'] + updates['a']}
     np.testing.assert_allclose(params['a'], value, rtol=2e-5, atol=1e-6)
-    assert optim.learning_rate_at(settings, parsed, step) == pytest.approx(
+    assert optim.make_learning_rate(settings, parsed)(step) == pytest.approx(
         rate
     )
 

@@ -46,7 +46,7 @@ def fake_model(frames=1, decodes=True, seen=None):
     return np.stack([1 - bright, bright], 1), outputs
 
   return inference.Model(
-      config=None,
+      config={},
       classes=CLASSES,
       frames=frames,
       prepare=prepare,

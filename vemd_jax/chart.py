@@ -6,7 +6,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from vemd_jax.canvas import text as written
+from vemd_jax import canvas
 
 _PAPER, _INK, _GRID = (250, 250, 248), (38, 42, 51), (222, 222, 218)
 _OWN, _PUBLISHED = (0, 110, 130), (235, 110, 40)
@@ -50,8 +50,8 @@ def intervals(
 def _panel(title: str, marks: Sequence[Mark]) -> np.ndarray:
   height = _TITLE + len(marks) * _ROW + _ROW + _MARGIN
   width = _LABELS + _WIDTH + 3 * _MARGIN
-  canvas = np.full((height, width, 3), _PAPER, np.uint8)
-  _write(canvas, title, _MARGIN, _TITLE // 2)
+  drawing = np.full((height, width, 3), _PAPER, np.uint8)
+  _write(drawing, title, _MARGIN, _TITLE // 2)
   values = [v for m in marks for v in m[1:] if v is not None]
   low, high, step = ticks(min(values), max(values))
 
@@ -60,25 +60,25 @@ def _panel(title: str, marks: Sequence[Mark]) -> np.ndarray:
 
   bottom = _TITLE + len(marks) * _ROW
   for tick in np.arange(low, high + step / 2, step):
-    cv2.line(canvas, (x_of(tick), _TITLE), (x_of(tick), bottom), _GRID, 1)
-    label = written(f'{tick:g}' if abs(tick) > step / 2 else '0', 12)
-    _paste(canvas, label, x_of(tick) - label.shape[1] // 2, bottom + 4)
+    cv2.line(drawing, (x_of(tick), _TITLE), (x_of(tick), bottom), _GRID, 1)
+    label = canvas.text(f'{tick:g}' if abs(tick) > step / 2 else '0', 12)
+    canvas.put(drawing, label, x_of(tick) - label.shape[1] // 2, bottom + 4)
   for i, mark in enumerate(marks):
     y = _TITLE + i * _ROW + _ROW // 2
-    _write(canvas, mark.name, _MARGIN, y)
+    _write(drawing, mark.name, _MARGIN, y)
     if mark.low is not None:
       ends = x_of(mark.low), x_of(mark.high)
-      cv2.line(canvas, (ends[0], y), (ends[1], y), _OWN, 2, cv2.LINE_AA)
+      cv2.line(drawing, (ends[0], y), (ends[1], y), _OWN, 2, cv2.LINE_AA)
       for x in ends:
-        cv2.line(canvas, (x, y - 4), (x, y + 4), _OWN, 2, cv2.LINE_AA)
+        cv2.line(drawing, (x, y - 4), (x, y + 4), _OWN, 2, cv2.LINE_AA)
     if mark.mean is not None:
-      cv2.circle(canvas, (x_of(mark.mean), y), 5, _OWN, -1, cv2.LINE_AA)
+      cv2.circle(drawing, (x_of(mark.mean), y), 5, _OWN, -1, cv2.LINE_AA)
     if mark.published is not None:
       cv2.drawMarker(
-          canvas, (x_of(mark.published), y), _PUBLISHED, cv2.MARKER_DIAMOND,
+          drawing, (x_of(mark.published), y), _PUBLISHED, cv2.MARKER_DIAMOND,
           13, 2, cv2.LINE_AA,
       )  # fmt: skip
-  return canvas
+  return drawing
 
 
 def ticks(least: float, most: float) -> tuple[float, float, float]:
@@ -101,12 +101,6 @@ def ticks(least: float, most: float) -> tuple[float, float, float]:
   return float(first * step), float(last * step), float(step)
 
 
-def _write(canvas: np.ndarray, text: str, x: int, y: int) -> None:
-  label = written(text, 14, _INK)
-  _paste(canvas, label, x, y - label.shape[0] // 2)
-
-
-def _paste(canvas: np.ndarray, picture: np.ndarray, x: int, y: int) -> None:
-  room = canvas[y:, max(x, 0) :]
-  h, w = min(picture.shape[0], len(room)), min(picture.shape[1], room.shape[1])
-  room[:h, :w] = picture[:h, :w]
+def _write(drawing: np.ndarray, text: str, x: int, y: int) -> None:
+  label = canvas.text(text, 14, _INK)
+  canvas.put(drawing, label, x, y - label.shape[0] // 2)

@@ -143,7 +143,7 @@ def make_phased_optimizer(
   Raises:
     ValueError: see `make_optimizer`.
   """
-  schedules = [make_schedule(of_phase(optim, p), p.steps) for p in phases]
+  schedules = _schedules(optim, phases)
   first = _chain(optim, schedules[0])
   if len(phases) == 1:
     return optax.with_extra_args_support(first)
@@ -176,19 +176,29 @@ def of_phase(optim: ConfigDict, phase: Phase) -> ConfigDict:
   return settings
 
 
-def learning_rate_at(
-    optim: ConfigDict, phases: Sequence[Phase], step: int
-) -> float:
-  """Learning rate at a step.
+def _schedules(
+    optim: ConfigDict, phases: Sequence[Phase]
+) -> list[optax.Schedule]:
+  """The schedule of each phase, over the steps of the phase."""
+  return [make_schedule(of_phase(optim, p), p.steps) for p in phases]
+
+
+def make_learning_rate(
+    optim: ConfigDict, phases: Sequence[Phase]
+) -> Callable[[int], float]:
+  """Builds the learning rate as a function of the step of the run.
 
   Args:
     optim: `config.optim`.
     phases: phases from `phases.parse`.
-    step: step of the run, from 0.
 
   Returns:
-    The learning rate.
+    Step of the run, from 0 -> learning rate.
   """
-  phase = max((p for p in phases if p.start <= step), key=lambda p: p.start)
-  schedule = make_schedule(of_phase(optim, phase), phase.steps)
-  return float(schedule(step - phase.start))
+  schedules = _schedules(optim, phases)
+
+  def learning_rate(step: int) -> float:
+    index = max(i for i, p in enumerate(phases) if p.start <= step)
+    return float(schedules[index](step - phases[index].start))
+
+  return learning_rate

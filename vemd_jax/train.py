@@ -165,6 +165,7 @@ def _loop(
   """The training loop; see the module docstring for the order of its steps."""
   config, start = run.config, int(state.step)
   clock = Clock(run.steps, config.batch_size, start)
+  learning_rate = optim.make_learning_rate(config.optim, run.phases)
   names = functools.partial(pipeline.sample_names, **_data_order(run))
   window = Window(config.faults, run.classes, stored, names)
 
@@ -216,9 +217,7 @@ def _loop(
           'train',
           {
               **scalars,
-              'learning_rate': optim.learning_rate_at(
-                  config.optim, run.phases, step
-              ),
+              'learning_rate': learning_rate(step),
               **rates,
               **writer_lib.memory(),
           },

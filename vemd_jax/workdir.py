@@ -2,8 +2,10 @@
 
 import contextlib
 import fcntl
+import json
 import os
 from collections.abc import Iterator
+from typing import Any
 
 from etils import epath
 
@@ -44,6 +46,27 @@ def lock(workdir: epath.Path) -> Iterator[None]:
       file.write(f'process {os.getpid()} on {os.uname().nodename}\n')
       file.flush()
     yield
+
+
+def read_json(path: epath.PathLike) -> dict[str, Any]:
+  """Reads a JSON object that a run has written.
+
+  Args:
+    path: path of the file.
+
+  Returns:
+    The object; {} if the file does not exist.
+
+  Raises:
+    ValueError: if the file is damaged; names it.
+  """
+  path = epath.Path(path)
+  if not path.exists():
+    return {}
+  try:
+    return json.loads(path.read_text())
+  except ValueError as error:
+    raise ValueError(f'{path} is damaged: {error}') from error
 
 
 def write(path: epath.PathLike, content: str | bytes) -> None:

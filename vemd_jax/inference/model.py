@@ -115,8 +115,7 @@ def hides_people(model: Model) -> bool:
   Raises:
     ValueError: if it is off, so that no pictures may be written.
   """
-  pictures = model.config.get('pictures') if model.config else None
-  people = pictures.people if pictures else 'show'
+  people = model.config.get('pictures', {}).get('people', 'show')
   if people == 'off':
     raise ValueError(
         'config.pictures.people of this run is off, so that no pictures of '

@@ -1,14 +1,13 @@
 """Reads the facts about a run from its workdir, without model or data."""
 
 import collections
-import json
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from scipy import stats
-
 from vemd_jax.data import jsonl
+from vemd_jax.report import statistics
+from vemd_jax.workdir import read_json
 
 
 class Facts(NamedTuple):
@@ -67,22 +66,13 @@ def read(workdir: pathlib.Path) -> Facts:
     )
   return Facts(
       name=workdir.resolve().name,
-      config=_json(workdir / 'config.json'),
-      classes=_json(workdir / 'classes.json'),
-      results=_json(workdir / 'results.json'),
-      versions=_json(workdir / 'versions.json'),
-      data=_json(workdir / 'data.json'),
+      config=read_json(workdir / 'config.json'),
+      classes=read_json(workdir / 'classes.json'),
+      results=read_json(workdir / 'results.json'),
+      versions=read_json(workdir / 'versions.json'),
+      data=read_json(workdir / 'data.json'),
       sources=_sources(workdir / 'predictions.jsonl', workdir),
   )
-
-
-def _json(path: pathlib.Path) -> dict[str, Any]:
-  if not path.exists():
-    return {}
-  try:
-    return json.loads(path.read_text())
-  except ValueError as error:
-    raise ValueError(f'{path} is damaged: {error}') from error
 
 
 def _sources(path: pathlib.Path, workdir: pathlib.Path):
@@ -90,7 +80,7 @@ def _sources(path: pathlib.Path, workdir: pathlib.Path):
   counts = collections.defaultdict(lambda: [0, 0])
   if not path.exists():
     return {}
-  classes = _json(workdir / 'classes.json')
+  classes = read_json(workdir / 'classes.json')
   for line in jsonl.lines(path):
     if not line.get('source') or not line.get('label'):
       continue
@@ -108,5 +98,5 @@ def interval(right: int, count: int) -> str:
   """Formats a share with its 95 % Wilson interval; '-' without samples."""
   if not count:
     return '-'
-  low, high = stats.binomtest(right, count).proportion_ci(method='wilson')
+  low, high = statistics.wilson(right, count)
   return f'{right / count:.3f} ({low:.3f} to {high:.3f})'

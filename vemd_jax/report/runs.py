@@ -1,7 +1,6 @@
 """Reads a run for its report: files of the workdir, neither model nor data."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ from etils import epath
 
 from vemd_jax import gallery, predictions
 from vemd_jax import writer as writer_lib
+from vemd_jax.workdir import read_json
 
 
 @dataclasses.dataclass
@@ -101,27 +101,18 @@ def read(workdir: epath.PathLike) -> Report:
     raise FileNotFoundError(
         f"no config at {workdir / 'config.json'}; expected a run's workdir"
     )
-  classes = _json(workdir / 'classes.json')
+  classes = read_json(workdir / 'classes.json')
   return Report(
       name=workdir.name or str(workdir),
-      config=_json(workdir / 'config.json'),
-      recipe=_json(workdir / 'recipe.json'),
-      versions=_json(workdir / 'versions.json'),
-      data=_json(workdir / 'data.json'),
+      config=read_json(workdir / 'config.json'),
+      recipe=read_json(workdir / 'recipe.json'),
+      versions=read_json(workdir / 'versions.json'),
+      data=read_json(workdir / 'data.json'),
       lines=writer_lib.read_lines(workdir / 'metrics.jsonl'),
-      results=_json(workdir / 'results.json'),
+      results=read_json(workdir / 'results.json'),
       scores=_scores(predictions.read(workdir), classes),
       gallery=gallery.read(workdir),
   )
-
-
-def _json(path: epath.Path) -> dict[str, Any]:
-  if not path.exists():
-    return {}
-  try:
-    return json.loads(path.read_text())
-  except ValueError as error:
-    raise ValueError(f'{path} is damaged: {error}') from error
 
 
 def _scores(
