@@ -8,7 +8,7 @@ from etils import epath
 
 from vemd_jax import config as config_lib
 from vemd_jax import run
-from vemd_jax.data import folder, labels_csv, sources
+from vemd_jax.data import folder, labels_csv, naming, sources
 
 ROWS = [
     ('Größe 1.jpg', 'train', 'fröhlich'),
@@ -255,6 +255,6 @@ def test_an_empty_value_behind_the_last_column_is_accepted(tmp_path):
 def test_numbers_of_any_length():
   # Python itself converts 4,300 digits at most.
   names = ['a' + '9' * 5000, 'a10', 'a' + '0' * 5000 + '9', 'a2b']
-  assert sorted(names, key=labels_csv.natural_key) == [
+  assert sorted(names, key=naming.natural_key) == [
       names[3], names[2], names[1], names[0]
   ]  # fmt: skip

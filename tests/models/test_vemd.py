@@ -8,7 +8,8 @@ from flax import traverse_util
 
 from tests.models import vemd_cases
 from vemd_jax.models.encoders import make_encoder
-from vemd_jax.models.vemd import VEMD, normalize
+from vemd_jax.models.normalization import normalize
+from vemd_jax.models.vemd import VEMD
 
 DECODERS = ('heatmap', 'person_query')
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from vemd_jax.scenes import contact_sheet, group_scenes
 from vemd_jax.scenes import drawing as drawing_lib
 from vemd_jax.scenes import figures as figures_lib
-from vemd_jax.scenes import group_scenes
 from vemd_jax.scenes.figures import People
 from vemd_jax.scenes.group_scenes import GroupScenes
 from vemd_jax.skeletons import BODY_FLIP, FACE_FLIP
@@ -416,7 +416,7 @@ def test_wrong_numbers_are_named(source):
 
 
 def test_contact_sheet():
-  sheet = group_scenes.contact_sheet(columns=2, side=64)
+  sheet = contact_sheet.contact_sheet(columns=2, side=64)
   assert sheet.shape == (3 * 68, 26 + 2 * 68, 3) and sheet.std() > 20
 
 

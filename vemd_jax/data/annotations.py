@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vemd_jax import skeletons
-from vemd_jax.data import files, labels_csv
+from vemd_jax.data import files, labels_csv, naming
 
 NAME = 'annotations.jsonl'
 # Limit of a line in bytes; 10,000 people with bodies and faces use a fifth.
@@ -40,7 +40,7 @@ def read(
     root: folder of annotations.jsonl, which need not exist.
     names: file of each row of the split.
     clips: names of the frames of each row; None for images and videos.
-    known: `labels_csv.file_key` of the files of all splits.
+    known: `naming.file_key` of the files of all splits.
     parts: those to read, of 'body' and 'face'.
     report: a `folder.Report`, to which problems are added.
     max_unreadable: largest share of lines that may be left out.
@@ -56,10 +56,10 @@ def read(
     return {}
   places: dict[str, tuple[int, int | None]] = {}
   for row, (name, clip) in enumerate(zip(names, clips)):
-    whole = clip or labels_csv.is_video(name)
-    places[labels_csv.file_key(name)] = (row, None if whole else 0)
+    whole = clip or naming.is_video(name)
+    places[naming.file_key(name)] = (row, None if whole else 0)
     for frame, one in enumerate(clip or ()):
-      places[labels_csv.file_key(f'{name}/{one}')] = (row, frame)
+      places[naming.file_key(f'{name}/{one}')] = (row, frame)
   found = _Found(places, clips, [(p, _KEYS[p]) for p in parts])
   total, unknown, problems = 0, [], []
   with files.open_binary(path) as file:
@@ -78,8 +78,8 @@ def read(
         text = line.decode('utf-8-sig')
         name = _FILE.match(text)
         name = json.loads(name[1]) if name else None
-        if name is not None and labels_csv.file_key(name) not in places:
-          if not _listed(labels_csv.file_key(name), known):
+        if name is not None and naming.file_key(name) not in places:
+          if not _listed(naming.file_key(name), known):
             unknown.append(name)
           continue
         found.add(json.loads(text), number)
@@ -123,7 +123,7 @@ class _Found:
     """Stores one line; raises ValueError if it is invalid."""
     if not isinstance(entry, dict) or not isinstance(entry.get('file'), str):
       raise ValueError('no "file"')
-    place = self._places.get(labels_csv.file_key(entry['file']))
+    place = self._places.get(naming.file_key(entry['file']))
     if place is None:
       return
     row, frame = place

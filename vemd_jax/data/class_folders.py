@@ -23,6 +23,7 @@ from vemd_jax.data import (
   feature_cache,
   files,
   labels_csv,
+  naming,
   near_duplicates,
   video,
 )
@@ -72,7 +73,7 @@ def table(
       labels_csv.Row(number, sample.file, split, sample.label)
       for number, (sample, split) in enumerate(zip(samples, found), 1)
   ]
-  names = sorted({s.label for s in samples}, key=labels_csv.natural_key)
+  names = sorted({s.label for s in samples}, key=naming.natural_key)
   remarks = []
   if any(not s.split for s in samples):
     remarks.append(
@@ -286,7 +287,7 @@ class _Files:
 
   def __getitem__(self, index: int) -> dict[str, Any]:
     path = self._root / self._samples[index].file
-    if labels_csv.is_video(path.name):
+    if naming.is_video(path.name):
       return {'video': str(path)}
     return {'frames': [files.read_bytes(path)]}
 
@@ -319,7 +320,7 @@ def _folders(path: pathlib.Path) -> list[str]:
         and not entry.name.startswith('.')
         and entry.name.casefold() not in _IGNORED
     ]
-  return sorted(names, key=labels_csv.natural_key)
+  return sorted(names, key=naming.natural_key)
 
 
 def _pictures(root: pathlib.Path, folder: pathlib.Path) -> list[str]:
@@ -334,6 +335,6 @@ def _pictures(root: pathlib.Path, folder: pathlib.Path) -> list[str]:
         (pathlib.Path(path) / name).relative_to(root).as_posix()
         for name in names
         if not name.startswith('.')
-        and (labels_csv.is_image(name) or labels_csv.is_video(name))
+        and (naming.is_image(name) or naming.is_video(name))
     ]
-  return sorted(found, key=labels_csv.natural_key)
+  return sorted(found, key=naming.natural_key)

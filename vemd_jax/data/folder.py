@@ -48,12 +48,13 @@ from typing import Any
 import numpy as np
 
 from vemd_jax.data import (
-    annotations,
-    class_folders,
-    decoding,
-    files,
-    labels_csv,
-    video,
+  annotations,
+  class_folders,
+  decoding,
+  files,
+  labels_csv,
+  naming,
+  video,
 )
 
 Features = Callable[[str], np.ndarray | None]
@@ -183,7 +184,7 @@ class Folder:
         self._root,
         self.files,
         self._clips,
-        {labels_csv.file_key(row.file) for row in table.rows},
+        {naming.file_key(row.file) for row in table.rows},
         parts,
         report,
         max_unreadable,
@@ -203,7 +204,7 @@ class Folder:
     file, path = self.files[index], self._paths[index]
     annotated = self._annotations.get(index, {})
     record = {'file': file, 'label': int(self.labels[index])}
-    if labels_csv.is_video(file):
+    if naming.is_video(file):
       record['video'] = str(path)
       chosen = None
     elif self._clips[index] is None:
@@ -267,8 +268,8 @@ class Folder:
         reason = 'does not exist'
       except OSError as error:
         reason = f'cannot be read ({error.strerror})'
-      if not (names or reason or labels_csv.is_image(path.name)
-              or labels_csv.is_video(path.name)):  # fmt: skip
+      if not (names or reason or naming.is_image(path.name)
+              or naming.is_video(path.name)):  # fmt: skip
         reason = 'has no suffix of an image or video'
       if reason:
         self.report.left_out += 1
@@ -293,38 +294,38 @@ def _images(folder: pathlib.Path, inside: files.Inside | None) -> list[str]:
     names = [
         entry.name
         for entry in entries
-        if labels_csv.is_image(entry.name)
+        if naming.is_image(entry.name)
         and entry.is_file()
         and not (entry.is_symlink() and inside and not inside(entry.path))
     ]
-  return sorted(names, key=labels_csv.natural_key)
+  return sorted(names, key=naming.natural_key)
 
 
 def _numbers(table, rows, classes: tuple[str, ...]) -> list[int]:
   """Number of each row's class, -1 without label."""
   numbers: dict[str, int] = {}
   for i, name in enumerate(classes):
-    other = numbers.setdefault(labels_csv.label_key(name), i)
+    other = numbers.setdefault(naming.label_key(name), i)
     if other != i:
       raise ValueError(
           f'config.data.classes has {classes[other]!r} and {name!r}, which '
           'differ only in case or white space; expected one of them'
       )
   for row in rows:
-    if row.label and labels_csv.label_key(row.label) not in numbers:
+    if row.label and naming.label_key(row.label) not in numbers:
       raise ValueError(
           f'{table}:{row.line}: label {row.label!r} is not one of the '
-          f'classes {labels_csv.some(classes, 20)}'
+          f'classes {naming.some(classes, 20)}'
       )
   return [
-      numbers[labels_csv.label_key(row.label)] if row.label else -1
+      numbers[naming.label_key(row.label)] if row.label else -1
       for row in rows
   ]
 
 
 def _share(row: labels_csv.Row) -> float:
   """A number in [0, 1) that depends only on the subject, or the file name."""
-  name = labels_csv.file_key(row.file)
+  name = naming.file_key(row.file)
   if row.subject:
     name = f'subject {row.subject.casefold()}'
   digest = hashlib.sha256(name.encode()).digest()

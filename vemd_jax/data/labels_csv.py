@@ -14,20 +14,13 @@ import io
 import math
 import os
 import pathlib
-import posixpath
 import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
-from vemd_jax.data import datasets, files, video
+from vemd_jax.data import datasets, files, naming, video
 
 NAME = 'labels.csv'
-IMAGE_SUFFIXES = (
-    '.jpg', '.jpeg', '.jpe', '.png', '.bmp', '.webp', '.gif', '.tif', '.tiff',
-    '.jp2', '.ppm', '.pgm',
-)  # fmt: skip
-
 # Synonyms of the columns, without white space, '-' and '_'.
 COLUMNS = {
     'file': (
@@ -140,7 +133,7 @@ class Table:
           f'one of them, such as --config.data.{wanted}_split={names[0]}'
       )
     if not names:
-      listed = some([f'{k!r} ({v})' for k, v in there.items()])
+      listed = naming.some([f'{k!r} ({v})' for k, v in there.items()])
       hint = ''
       if wanted == 'val':
         hint = (
@@ -199,12 +192,12 @@ def read(
   spelled: dict[str, Counter] = defaultdict(Counter)
   for row in rows:
     if row.label:
-      spelled[label_key(row.label)][row.label] += 1
+      spelled[naming.label_key(row.label)][row.label] += 1
   for spellings in spelled.values():
     if len(spellings) > 1:
       remarks.append(
           f'{path}: treated as one label: '
-          + some([f'{k} ({v})' for k, v in spellings.items()])
+          + naming.some([f'{k} ({v})' for k, v in spellings.items()])
       )
   # The most frequent spelling of a label represents the others.
   names = {
@@ -212,7 +205,7 @@ def read(
       for key, s in spelled.items()
   }
   remarks += [f'{path}: {line}' for line in _suspicious(rows, names)]
-  classes = tuple(sorted(names.values(), key=natural_key))
+  classes = tuple(sorted(names.values(), key=naming.natural_key))
   return Table(path, rows, classes, remarks)
 
 
@@ -319,7 +312,7 @@ def _wrong_header(header: str) -> str:
     # The first line may be a row.
     guess = ['label'] * len(cells)
     for i, cell in enumerate(cells):
-      if cell.lower().endswith(IMAGE_SUFFIXES + video.SUFFIXES):
+      if cell.lower().endswith(naming.IMAGE_SUFFIXES + video.SUFFIXES):
         guess[i] = 'file'
       elif any(cell.casefold() in (k, *v) for k, v in SPLITS.items()):
         guess[i] = 'split'
@@ -390,11 +383,17 @@ def _unique(rows: Sequence[Row], path: pathlib.Path):
   first: dict[str, Row] = {}
   twice = []
   for row in rows:
-    known = first.setdefault(file_key(row.file), row)
+    known = first.setdefault(naming.file_key(row.file), row)
     if known is row:
       continue
-    same = known.split.casefold() == row.split.casefold()
-    if not (same and label_key(known.label) == label_key(row.label)):
+    same = all(
+        key(one) == key(two)
+        for key, one, two in (
+            (str.casefold, known.split, row.split),
+            (naming.label_key, known.label, row.label),
+        )
+    )
+    if not same:
       raise ValueError(
           f'{path}:{row.line}: {row.file} is listed in line {known.line} '
           f'with {known.split}, {known.label} and here with {row.split}, '
@@ -439,7 +438,7 @@ def _suspicious(rows: Sequence[Row], names: dict[str, str]) -> Iterator[str]:
   where = defaultdict(set)
   for row in rows:
     if row.label:
-      where[label_key(row.label)].add(row.split.casefold())
+      where[naming.label_key(row.label)].add(row.split.casefold())
   if len(splits) > 1:
     alone = [
         f'{names[key]} ({next(iter(places))})'
@@ -447,7 +446,7 @@ def _suspicious(rows: Sequence[Row], names: dict[str, str]) -> Iterator[str]:
         if len(places) == 1
     ]
     if alone:
-      yield f'labels in one split only: {some(alone)}'
+      yield f'labels in one split only: {naming.some(alone)}'
   yield from shared_subjects(rows)
 
 
@@ -465,45 +464,6 @@ def shared_subjects(rows: Sequence[Row]) -> list[str]:
   if not shared:
     return []
   return [
-      f'{len(shared)} subjects are in more than one split: {some(shared)}'
+      f'{len(shared)} subjects are in more than one split: '
+      f'{naming.some(shared)}'
   ]
-
-
-def some(names: Sequence[str], most: int = 5) -> str:
-  """The first names of a list, and the number of the others."""
-  more = f' and {len(names) - most} more' if len(names) > most else ''
-  return ', '.join(names[:most]) + more
-
-
-# -------------------------------------------------------------------- the names
-
-
-def file_key(name: str) -> str:
-  """Key for comparing file names: normalised Unicode form and separators."""
-  name = unicodedata.normalize('NFC', name.replace('\\', '/'))
-  return posixpath.normpath(name)
-
-
-def label_key(label: str) -> str:
-  """Comparison key of a label: ignores case, white space, number formats."""
-  return datasets.canonical_number(label) or ''.join(label.casefold().split())
-
-
-def natural_key(name: str) -> tuple:
-  """Sort key that orders the numbers in names by value."""
-  parts = re.split(r'([0-9]+)', name.casefold())
-  for i in range(1, len(parts), 2):
-    digits = parts[i].lstrip('0')
-    # Digits are compared as text: int() accepts 4,300 digits at most.
-    parts[i] = (len(digits), digits)
-  return parts, name
-
-
-def is_image(name: str) -> bool:
-  """Whether a file is an image, by its name."""
-  return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith('.')
-
-
-def is_video(name: str) -> bool:
-  """Whether a file is a video, by its name."""
-  return name.lower().endswith(video.SUFFIXES)

@@ -20,7 +20,7 @@ from vemd_jax.data import (
   files,
   folder,
   jsonl,
-  labels_csv,
+  naming,
   video,
 )
 
@@ -106,7 +106,7 @@ class PreparedSource:
         root,
         self.files,
         [list(map(str, range(n))) if n > 1 else None for n in counts],
-        {labels_csv.file_key(line['file']) for line in everything},
+        {naming.file_key(line['file']) for line in everything},
         ('body', 'face'),
         self.report,
         max_unreadable,

@@ -13,7 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from vemd_jax import import_path, skeletons
-from vemd_jax.models import emotion_head, fusion, layers, relations
+from vemd_jax.models import (
+  emotion_head,
+  fusion,
+  layers,
+  normalization,
+  relations,
+)
 from vemd_jax.models.encoders import make_encoder
 from vemd_jax.models.heatmap_decoder import HeatmapDecoder
 from vemd_jax.models.latent import GaussianLatent
@@ -23,17 +29,6 @@ from vemd_jax.models.st_gcn import STGCN
 from vemd_jax.models.vit import make_vit
 
 PARTS = ('body', 'face')
-
-# Mean and standard deviation of RGB in 0..1 that weights were trained with.
-NORMALIZATIONS = {
-    'imagenet': ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    'clip': (
-        (0.48145466, 0.4578275, 0.40821073),
-        (0.26862954, 0.26130258, 0.27577711),
-    ),
-    'half': ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-    'none': ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-}
 
 # Name prefixes of modules that belong to one dataset: its emotion head, its
 # projection of the ViT features, and the classifier of stage 1. When weights of
@@ -46,34 +41,6 @@ PART_MODULES = tuple(
     for part in PARTS
     for what in ('decoder', 'st_gcn', 'relations')
 )
-
-
-def normalize(image: jax.Array, name: str) -> jax.Array:
-  """Normalizes images as the weights expect.
-
-  Args:
-    image: [..., 3] RGB 0..255; with 'none', floating point images are not
-      changed.
-    name: key of `NORMALIZATIONS`.
-
-  Returns:
-    [..., 3] float32.
-
-  Raises:
-    ValueError: for an unknown name.
-  """
-  if name not in NORMALIZATIONS:
-    raise ValueError(
-        f'normalization is {name!r}, expected one of '
-        f'{", ".join(NORMALIZATIONS)}'
-    )
-  if name == 'none' and jnp.issubdtype(image.dtype, jnp.floating):
-    return image.astype(jnp.float32)
-  mean, std = (
-      np.array(values, np.float32).reshape((1,) * (image.ndim - 1) + (3,))
-      for values in NORMALIZATIONS[name]
-  )
-  return (image.astype(jnp.float32) / 255 - mean) / std
 
 
 class VEMD(nn.Module):
@@ -245,7 +212,7 @@ class VEMD(nn.Module):
       return Outputs(logits, (), frame_attention=weight)
 
     latents, skips = [], []
-    pixels = normalize(image, self.encoder['normalization'])
+    pixels = normalization.normalize(image, self.encoder['normalization'])
     for i in range(self.num_encoders):
       z, finer = self._encode(i, pixels, train)
       z = z.reshape(*grid, *z.shape[1:])
@@ -307,7 +274,8 @@ class VEMD(nn.Module):
       raise ValueError(
           "these weights have no ViT: expected batch['vit_features']"
       )
-    pooled, _ = self.trunk(normalize(image, self.vit['normalization']))
+    pixels = normalization.normalize(image, self.vit['normalization'])
+    pooled, _ = self.trunk(pixels)
     return pooled.reshape(*grid, -1)
 
   def _has_own_head(self) -> bool:

@@ -25,11 +25,12 @@ import numpy as np
 
 from vemd_jax import canvas
 from vemd_jax.data import (
-    class_folders,
-    decoding,
-    labels_csv,
-    near_duplicates,
-    video,
+  class_folders,
+  decoding,
+  labels_csv,
+  naming,
+  near_duplicates,
+  video,
 )
 from vemd_jax.data.folder import Folder
 from vemd_jax.prepare import preview
@@ -144,7 +145,7 @@ def _find_unreadable(found: Check) -> None:
   if bad:
     found.problems.append(
         f'{len(bad)} cannot be read: '
-        + labels_csv.some([f'{s.file} ({s.look.problem})' for s in bad])
+        + naming.some([f'{s.file} ({s.look.problem})' for s in bad])
     )
 
 
@@ -158,7 +159,7 @@ def _find_near_duplicates(found: Check) -> None:
   if found.across:
     found.problems.append(
         f'{len(found.across)} pairs of near duplicates in different splits: '
-        + labels_csv.some([
+        + naming.some([
             f'{a.file} ({a.split}) = {b.file} ({b.split})'
             for a, b in found.across
         ])
@@ -172,7 +173,7 @@ def _find_near_duplicates(found: Check) -> None:
   if other:
     found.remarks.append(
         f'{len(other)} pairs of near duplicates with different labels: '
-        + labels_csv.some([
+        + naming.some([
             f'{a.file} ({a.label or "none"}) = {b.file} ({b.label or "none"})'
             for a, b in other
         ])
@@ -188,7 +189,7 @@ def _find_imbalance(found: Check) -> None:
     lacking = [c for c in found.classes if not counts[split, c]]
     if lacking:
       found.problems.append(
-          f'{split} has no samples of {labels_csv.some(lacking)}'
+          f'{split} has no samples of {naming.some(lacking)}'
       )
   few = [
       f'{c} ({counts["train", c]})'
@@ -196,7 +197,7 @@ def _find_imbalance(found: Check) -> None:
       if 0 < counts['train', c] < _FEW
   ]
   if few:
-    found.remarks.append(f'few training samples: {labels_csv.some(few)}')
+    found.remarks.append(f'few training samples: {naming.some(few)}')
   if not found.classes:
     found.problems.append('there are no labels')
     return

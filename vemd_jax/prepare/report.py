@@ -6,7 +6,7 @@ import json
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
-from vemd_jax.data import labels_csv
+from vemd_jax.data import naming
 
 
 def make_report(
@@ -81,7 +81,7 @@ def in_several_splits(
     return []
   return [
       f'{len(shared)} {what} are in more than one split: '
-      f'{labels_csv.some(shared)}'
+      f'{naming.some(shared)}'
   ]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vemd_jax.data import datasets, video
 from vemd_jax.prepare import index as ix
+from vemd_jax.prepare import label_files
 
 _PARTS = {'train': 1, 'test': 2}
 
@@ -50,7 +51,7 @@ def read(source: Path, options: ix.Options, index: ix.Index) -> None:
       path = ix.subfile(where, f'set_{fold + 1}.csv')
       path = ix.need(path, where, f'set_{fold + 1}.csv')
       columns = ('video_name', 'label')
-      rows = ix.read_table(path, source, index, 'folds', columns)
+      rows = label_files.read_table(path, source, index, 'folds', columns)
       seen = set()
       for row in rows:
         name = _clip_id(row['video_name'])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from vemd_jax.data import datasets, video
 from vemd_jax.prepare import index as ix
+from vemd_jax.prepare import label_files
 
 _LISTS = {'train': 'train.txt', 'val': 'valid.txt', 'test': 'test.txt'}
 
@@ -27,8 +28,8 @@ def read(source: Path, options: ix.Options, index: ix.Index) -> None:
   table = ix.need(
       ix.subfile(source, 'final_labels.csv'), source, 'final_labels.csv'
   )
-  rows = ix.read_table(table, source, index, '', ('chunk', 'label'))
-  usable = ix.unique_rows(
+  rows = label_files.read_table(table, source, index, '', ('chunk', 'label'))
+  usable = label_files.unique_rows(
       rows, 'chunk', 'label', '', index,
       lambda row: _key(row['chunk']),
       lambda label: datasets.class_of(facts, label),
@@ -40,7 +41,7 @@ def read(source: Path, options: ix.Options, index: ix.Index) -> None:
     path = ix.need(
         ix.subfile(source, name, name.replace('valid', 'val')), source, name
     )
-    for line in dict.fromkeys(ix.read_lines(path, source, index)):
+    for line in dict.fromkeys(label_files.read_lines(path, source, index)):
       chunk = line.split(',')[0].strip()
       shown = ix.printable(chunk)
       row = by_chunk.get(_key(chunk))

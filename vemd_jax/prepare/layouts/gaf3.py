@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vemd_jax.data import datasets
 from vemd_jax.prepare import index as ix
+from vemd_jax.prepare import label_files
 
 _SPLITS = {
     'train': ('Train', 'Training'),
@@ -76,7 +77,7 @@ def _read_classes(source, folder, split, index):
 def _read_flat(source, folder, path, split, order, index):
   facts = datasets.get('gaf3')
   files = ix.Files(source, folder, ix.IMAGE_SUFFIXES, index)
-  rows, unlisted = ix.match(
+  rows, unlisted = label_files.match(
       path, source, split, ('Img_name', 'Labels'), files, index,
       lambda label: datasets.class_of(facts, label, order),
   )  # fmt: skip

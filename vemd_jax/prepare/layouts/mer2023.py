@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vemd_jax.data import datasets, video
 from vemd_jax.prepare import index as ix
+from vemd_jax.prepare import label_files
 
 _TRANSCRIPTS = ('transcription.csv', 'transcript.csv', 'transcripts.csv')
 _TEXT = ('sentence', 'transcript', 'text', 'chinese', 'english')
@@ -34,7 +35,7 @@ def read(source: Path, options: ix.Options, index: ix.Index) -> None:
     folder = ix.need(folder, source, f'folder {split}')
     path = ix.need(path, source, f'{split}-label.csv')
     files = ix.Files(source, folder, video.SUFFIXES, index)
-    rows, unlisted = ix.match(
+    rows, unlisted = label_files.match(
         path, source, split, ('name', 'discrete'), files, index,
         lambda label: datasets.class_of(facts, label),
     )  # fmt: skip
@@ -73,7 +74,7 @@ def read_semi(source: Path, options: ix.Options, index: ix.Index) -> None:
   )
   files = ix.Files(source, folder, video.SUFFIXES, index)
   labelled = set()
-  for row in ix.read_table(path, source, index, 'train', ('name',)):
+  for row in label_files.read_table(path, source, index, 'train', ('name',)):
     try:
       labelled.add(files.find(row['name']))
     except ValueError:
@@ -93,7 +94,9 @@ def _transcripts(source: Path, index: ix.Index) -> dict[str, str]:
   if path is None:
     index.facts['transcripts'] = f'none ({_TRANSCRIPTS[0]} does not exist)'
     return {}
-  rows = ix.read_table(path, source, index, '', ('name',), optional=_TEXT)
+  rows = label_files.read_table(
+      path, source, index, '', ('name',), optional=_TEXT
+  )
   return {
       ix.printable(r['name']).casefold(): next(
           (r[c] for c in _TEXT if r[c]), ''

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from vemd_jax.data import datasets, video
 from vemd_jax.prepare import index as ix
+from vemd_jax.prepare import label_files
 
 _SPLITS = {'train': 'train', 'valid': 'val', 'test': 'test'}
 _YES = ('1', 'true', 'yes', 'y')
@@ -30,12 +31,12 @@ def read(source: Path, options: ix.Options, index: ix.Index) -> None:
   table = ix.subfile(source, 'samsemo.tsv') or ix.subfile(data, 'samsemo.tsv')
   table = ix.need(table, source, 'samsemo.tsv')
   lists = ix.need(ix.subfolder(source, 'splits'), source, 'folder splits')
-  rows = ix.read_table(
+  rows = label_files.read_table(
       table, source, index, '', ('utterance_id', 'aggregated_emotions'), '\t',
       ('language', 'transcript', 'multiple_faces'),
   )  # fmt: skip
   # The same number in another language is another clip.
-  rows = ix.unique_rows(
+  rows = label_files.unique_rows(
       rows, 'utterance_id', 'aggregated_emotions', '', index,
       lambda row: _key(row['language'], row['utterance_id']),
   )  # fmt: skip
@@ -51,7 +52,7 @@ def read(source: Path, options: ix.Options, index: ix.Index) -> None:
       continue
     found_list = True
     split = _SPLITS[match[1].lower()]
-    for name in dict.fromkeys(ix.read_lines(path, source, index)):
+    for name in dict.fromkeys(label_files.read_lines(path, source, index)):
       key = _find(name, match[2], by_key)
       file = ix.printable(name)
       if key is None:
@@ -73,7 +74,7 @@ def read(source: Path, options: ix.Options, index: ix.Index) -> None:
 
 def _key(language: str, name: str) -> tuple[str, str]:
   """Identity of a clip: language, and name without folder and suffix."""
-  return language.strip().casefold(), ix.name_key(name)
+  return language.strip().casefold(), label_files.name_key(name)
 
 
 def _find(name: str, language: str, by_key) -> tuple[str, str] | None:
@@ -84,7 +85,7 @@ def _find(name: str, language: str, by_key) -> tuple[str, str] | None:
   for key in (_key(language, name), _key('', name)):
     if key in by_key:
       return key
-  same = [key for key in by_key if key[1] == ix.name_key(name)]
+  same = [key for key in by_key if key[1] == label_files.name_key(name)]
   return same[0] if len(same) == 1 else None
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from vemd_jax.data import datasets, video
 from vemd_jax.prepare import index as ix
+from vemd_jax.prepare import label_files
 
 _SPLITS = {
     'train': ('Train',),
@@ -40,7 +41,7 @@ def read(source: Path, options: ix.Options, index: ix.Index) -> None:
         index.samples.append(_sample(file, split, -1))
       continue
     path = ix.need(path, source, f'{names[0]}_labels.txt')
-    rows, unlisted = ix.match(
+    rows, unlisted = label_files.match(
         path, source, split, ('Vid_name', 'Label'), files, index,
         lambda label: datasets.class_of(facts, label), ' ',
     )  # fmt: skip
