@@ -58,6 +58,6 @@ def test_a_batch_lies_on_all_devices():
   assert len({str(s.index) for s in put.addressable_shards}) == 8
   assert put.addressable_shards[0].data.shape == (2, 3)
   np.testing.assert_array_equal(put, x)
-  assert sharding.local_batch_size(16, mesh, 'batch_size') == 16
+  assert sharding.local_rows(mesh, 16).tolist() == list(range(16))
   with pytest.raises(ValueError, match='config.eval.batch_size is 12'):
-    sharding.local_batch_size(12, mesh, 'eval.batch_size')
+    sharding.check_batch_size(12, mesh, 'eval.batch_size')

@@ -203,8 +203,8 @@ def set_up(config: ConfigDict, workdir: epath.Path) -> Run:
   for name, names in classes.items():
     logging.info('%s: classes in order: %s', name, ', '.join(names) or 'none')
 
-  local = sharding.local_batch_size(config.batch_size, mesh, 'batch_size')
-  epoch = pipeline.steps_per_epoch(datasets, local, jax.process_count())
+  sharding.check_batch_size(config.batch_size, mesh, 'batch_size')
+  epoch = pipeline.steps_per_epoch(datasets, config.batch_size)
   steps = training_steps(config, epoch)
 
   model = _make_model(config, opened)

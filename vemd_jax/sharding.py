@@ -80,11 +80,30 @@ def state_shardings(mesh: Mesh, shapes: Any, min_size: int) -> Any:
   return jax.tree.map(place, shapes)
 
 
-def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-  """Makes global arrays from this process's part of a batch.
+def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+  """Rows of a global batch that the devices of this process hold.
 
   Args:
-    batch: arrays whose first axis is the local batch.
+    mesh: mesh from `make_mesh`.
+    batch_size: global batch size, a multiple of the number of devices.
+
+  Returns:
+    int64 [rows], ascending. They are not contiguous if the order of the devices
+    in the mesh alternates between processes, as it may on a TPU slice, where
+    neighbours in the mesh are neighbours in the network.
+  """
+  sharding = batch_sharding(mesh)
+  parts = sharding.addressable_devices_indices_map((batch_size,))
+  every = np.arange(batch_size)
+  return np.sort(np.concatenate([every[part] for part in parts.values()]))
+
+
+def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+  """Makes global arrays from this process's rows of a batch.
+
+  Args:
+    batch: arrays whose first axis is the rows that `local_rows` names, in that
+      order.
     mesh: mesh from `make_mesh`.
 
   Returns:
@@ -93,22 +112,29 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
   sharding = batch_sharding(mesh)
   if jax.process_count() == 1:
     return jax.device_put(batch, sharding)
-  return {
-      key: jax.make_array_from_process_local_data(sharding, value)
-      for key, value in batch.items()
-  }
+  count = len(next(iter(batch.values())))
+  size = count * mesh.size // len(sharding.addressable_devices)
+  rows = local_rows(mesh, size)
+
+  def put(value: np.ndarray) -> jax.Array:
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+      start, stop, _ = index[0].indices(size)
+      first = int(np.searchsorted(rows, start))
+      return value[first : first + stop - start]
+
+    shape = (size, *value.shape[1:])
+    return jax.make_array_from_callback(shape, sharding, part)
+
+  return {key: put(value) for key, value in batch.items()}
 
 
-def local_batch_size(batch_size: int, mesh: Mesh, what: str) -> int:
-  """Number of samples of a global batch that one process loads.
+def check_batch_size(batch_size: int, mesh: Mesh, what: str) -> None:
+  """Checks that a global batch can be split over the devices.
 
   Args:
     batch_size: global batch size.
     mesh: mesh from `make_mesh`.
     what: config key, for the error message.
-
-  Returns:
-    Samples per process.
 
   Raises:
     ValueError: if the batch size is not a multiple of the number of devices.
@@ -118,4 +144,3 @@ def local_batch_size(batch_size: int, mesh: Mesh, what: str) -> int:
         f'config.{what} is {batch_size}, expected a multiple of the '
         f'{mesh.size} devices'
     )
-  return batch_size // jax.process_count()

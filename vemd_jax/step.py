@@ -103,7 +103,8 @@ def make_train_step(
   Returns:
     `(state, batch, dataset) -> (state, metrics, scalars)`; `dataset` is static.
     The metrics are computed with the parameters before the update; the scalars
-    are the loss and the norms of gradients, parameters and updates.
+    are the loss, the norms of gradients, parameters and updates, and the number
+    of samples that could not be read.
   """
 
   def loss_fn(params, batch_stats, state, batch, dataset, keys):
@@ -190,7 +191,12 @@ def make_train_step(
         opt_state={**state.opt_state, group: opt_state},
     )
     restart = phases_lib.since_start(phases, state.step) == 0
-    return guard.judge(faults, state, new, metrics, scalars, dataset, restart)
+    state, metrics, scalars = guard.judge(
+        faults, state, new, metrics, scalars, dataset, restart
+    )
+    # A training batch has no padding. Counted here, over all processes.
+    unreadable = (batch['mask'] == 0).sum()
+    return state, metrics, {**scalars, 'unreadable': unreadable}
 
   return train_step
 
