@@ -84,6 +84,7 @@ def make_train_step(
     accumulation: int = 1,
     ema_decay: float = 0.0,
     faults: ConfigDict | None = None,
+    place: Callable[[Any], Any] = lambda grads: grads,
 ) -> Callable[..., tuple[TrainState, Metrics, dict[str, jax.Array]]]:
   """Builds the training step.
 
@@ -99,6 +100,9 @@ def make_train_step(
       min(ema_decay, (1 + step) / (10 + step)), the step counted from the start
       of the phase; 0 if the state has none.
     faults: `config.faults`, see `guard.judge`; None disables the checks.
+    place: constrains the sharding of the gradients. Where the optimizer's
+      moments are sharded, a device then receives the sum over the batch only
+      for its part of a gradient.
 
   Returns:
     `(state, batch, dataset) -> (state, metrics, scalars)`; `dataset` is static.
@@ -159,6 +163,7 @@ def make_train_step(
     grads, metrics, stats, loss = gradients(state, batch, dataset, keys)
     phase = phases_lib.index_at(phases, state.step)
     hold = functools.partial(phases_lib.unless_frozen, phases, phase)
+    grads = place(grads)
     grads = hold(grads, jax.tree.map(jnp.zeros_like, grads))
     group = dataset if dataset in state.opt_state else 'all'
     updates, opt_state = optimizer.update(

@@ -250,6 +250,9 @@ def _describe_parameters(run: Run, state: TrainState) -> None:
     count = sum(x.size for x in jax.tree.leaves(part))
     frozen = ' (frozen)' if name in state.frozen else ''
     logging.info('%15s parameters in %s%s', f'{count:,}', name, frozen)
+  if run.mesh.size > 1:
+    for line in sharding.describe(run.target, run.mesh):
+      logging.info('%s', line)
   table = parameter_overview.get_parameter_overview(
       params, include_stats='sharding'
   )

@@ -67,13 +67,13 @@ def together(workdir, count, *arguments, cache=None, devices=2, **more):
 # Eight samples a step, so that eight devices have one each; the learning rate
 # does not depend on the number of steps, and every step writes a line.
 LONG = {
-    'batch_size': 8, 'eval.batch_size': 8, 'optim.schedule': 'constant',
-    'optim.clip': 1.0, 'log_every': 1, 'mesh.min_shard_size': 1,
+    'batch_size': 8, 'eval.batch_size': 8, 'eval.every': 3, 'log_every': 1,
+    'optim.schedule': 'constant', 'optim.clip': 1.0, 'mesh.min_shard_size': 1,
     'checkpoint.keep_latest': 20,
 }  # fmt: skip
 
 
-def on_mesh(monkeypatch, workdir, data, fsdp, **changes):
+def on_mesh(workdir, data, fsdp, steps):
   """Runs the toy in this process; returns the samples of each step."""
   mesh = sharding.make_mesh(data, fsdp, jax.devices()[: data * fsdp])
   seen = []
@@ -84,12 +84,22 @@ def on_mesh(monkeypatch, workdir, data, fsdp, **changes):
       seen.append(((level - 10) // 5).tolist())
     return original(batch, mesh)
 
-  with monkeypatch.context() as patch:
+  with (
+      pytest.MonkeyPatch.context() as patch,
+      jax.numpy_dtype_promotion('standard'),
+  ):
     patch.setattr(run_lib, '_make_model', toy.make_model)
     patch.setattr(run_lib.sharding, 'make_mesh', lambda *args: mesh)
     patch.setattr(train.sharding, 'put_batch', put)
-    train.train_and_evaluate(toy.config(**LONG, **changes), workdir)
+    train.train_and_evaluate(toy.config(**LONG, steps=steps), workdir)
   return seen
+
+
+@pytest.fixture(scope='module')
+def on_four_devices(tmp_path_factory):
+  """Workdir and samples of a run of nine steps."""
+  workdir = tmp_path_factory.mktemp('four') / 'run'
+  return workdir, on_mesh(workdir, 4, 1, 9)
 
 
 @pytest.mark.parametrize(
@@ -102,32 +112,26 @@ def on_mesh(monkeypatch, workdir, data, fsdp, **changes):
     ],
 )
 def test_a_run_goes_on_with_any_number_of_devices(
-    tmp_path, monkeypatch, standard_promotion, meshes
+    tmp_path, on_four_devices, meshes
 ):
-  changes = {'eval.every': 3}
-  straight = on_mesh(
-      monkeypatch, tmp_path / 'straight', 4, 1, steps=9, **changes
-  )
-  assert len(straight) == 9
+  straight, samples = on_four_devices
   seen = []
-  for end, mesh in zip((3, 6, 9), meshes):
-    seen += on_mesh(
-        monkeypatch, tmp_path / 'run', *mesh, steps=end, **changes
-    )
-  assert seen == straight
-  harness.assert_close_run(tmp_path / 'run', tmp_path / 'straight')
+  for steps, mesh in zip((3, 6, 9), meshes):
+    seen += on_mesh(tmp_path / 'run', *mesh, steps)
+  assert len(seen) == 9 and seen == samples
+  harness.assert_close_run(tmp_path / 'run', straight)
 
 
-def test_two_processes_are_as_one(tmp_path, monkeypatch, standard_promotion):
+def test_two_processes_are_as_one(tmp_path, on_four_devices):
   """Two with two devices each begin, one with four goes on to the end."""
-  on_mesh(monkeypatch, tmp_path / 'straight', 4, 1, steps=8)
+  straight, samples = on_four_devices
   arguments = [harness.TOY, *(f'--config.{k}={v}' for k, v in LONG.items())]
   first, second = together(
-      tmp_path / 'run', 2, *arguments, '--config.steps=4', ALTERNATE='yes'
+      tmp_path / 'run', 2, *arguments, '--config.steps=6', ALTERNATE='yes'
   )
-  assert 'step 4/4' in first and 'loss' not in second
-  on_mesh(monkeypatch, tmp_path / 'run', 4, 1, steps=8)
-  harness.assert_close_run(tmp_path / 'run', tmp_path / 'straight')
+  assert 'step 6/6' in first and 'loss' not in second
+  assert on_mesh(tmp_path / 'run', 4, 1, 9) == samples[6:]
+  harness.assert_close_run(tmp_path / 'run', straight)
 
 
 @pytest.mark.slow
