@@ -143,15 +143,18 @@ def test_the_model_goes_on_from_two_processes_to_one_and_to_two(
   arguments = [
       f'--config=tests/faults/recipe.py:tiny,ve_md,{options}'.rstrip(','),
       *harness.TINY[1:], '--config.optim.schedule=constant',
+      # The warm-up would be at most half of the steps.
+      '--config.optim.warmup_steps=0',
       '--config.batch_size=8', '--config.log_every=1',
-      '--config.checkpoint.keep_latest=20', '--mode=train',
+      '--config.checkpoint.keep_latest=20', '--config.eval.every=2',
+      '--mode=train',
   ]  # fmt: skip
   cache = tmp_path / 'cache'
   together(
-      tmp_path / 'straight', 1, *arguments, '--config.steps=12', devices=4,
+      tmp_path / 'straight', 1, *arguments, '--config.steps=8', devices=4,
       cache=cache,
   )  # fmt: skip
-  for count, steps in (2, 4), (1, 8), (2, 12):
+  for count, steps in (2, 4), (1, 6), (2, 8):
     together(
         tmp_path / 'run', count, *arguments, f'--config.steps={steps}',
         cache=cache,
