@@ -31,6 +31,7 @@ if ! tpu describe "$NAME" >/dev/null 2>&1; then
 fi
 
 # Runs the same command on all hosts; JAX reads the topology from the TPU.
+# shellcheck disable=SC2016  # Expanded on the hosts.
 host='
   set -euo pipefail
   mkdir -p vemd_jax && cd vemd_jax && tar xzf ../vemd_jax.tar.gz

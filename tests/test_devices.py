@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from vemd_jax import devices
+from vemd_jax import devices, processes
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -31,6 +31,99 @@ def test_a_cpu_is_split_where_the_batches_divide(
 ):
   monkeypatch.setattr(devices, 'usable_cpus', lambda: cpus)
   assert devices.cpu_devices(batches, fsdp) == expected
+
+
+@pytest.mark.parametrize(
+    ('batches', 'fsdp', 'count', 'expected'),
+    [((16, 32), 1, 2, 8), ((8, 8), 1, 4, 2), ((8, 8), 4, 2, 4),
+     ((6, 6), 2, 3, 2), ((4, 4), 1, 3, 1)],
+)  # fmt: skip
+def test_the_devices_of_all_processes_divide_the_batch(
+    monkeypatch, batches, fsdp, count, expected
+):
+  monkeypatch.setattr(devices, 'usable_cpus', lambda: 8)
+  assert devices.cpu_devices(batches, fsdp, count) == expected
+
+
+ALL = {'coordinator_address': 'a:1', 'num_processes': 4, 'process_id': 3}
+EXPLICIT = {**ALL, 'cluster_detection_method': 'deactivate'}
+SLURM = {'SLURM_NTASKS': '4', 'SLURM_PROCID': '3'}
+JAX = {'JAX_COORDINATOR_ADDRESS': 'a:1', 'JAX_NUM_PROCESSES': '4'}
+
+
+@pytest.mark.parametrize(
+    ('flags', 'environment', 'expected'),
+    [
+        ({}, {}, None),
+        ({}, {'SLURM_NTASKS': '1', 'JOB_COMPLETION_INDEX': '0'}, None),
+        ({}, SLURM, ({}, 4)),
+        ({}, {'OMPI_COMM_WORLD_SIZE': '2'}, ({}, 2)),
+        ({}, {'TPU_WORKER_HOSTNAMES': 'a,b,c', 'TPU_WORKER_ID': '0'}, ({}, 3)),
+        ({}, {'TPU_WORKER_HOSTNAMES': 'a'}, None),
+        (ALL, {}, (EXPLICIT, 4)),
+        ({}, {**JAX, 'JAX_PROCESS_ID': '3'}, (EXPLICIT, 4)),
+        ({}, {**JAX, 'JOB_COMPLETION_INDEX': '3'}, (EXPLICIT, 4)),
+        # A flag is stronger than the environment.
+        ({'process_id': 3}, {**JAX, 'JAX_PROCESS_ID': '1'}, (EXPLICIT, 4)),
+        # The launcher completes what is given.
+        (
+            {'coordinator_address': 'b:2'},
+            SLURM,
+            ({'coordinator_address': 'b:2'}, 4),
+        ),
+        (ALL, SLURM, (ALL, 4)),
+    ],
+)
+def test_settings_of_the_processes(flags, environment, expected):
+  assert processes.plan(flags, environment) == expected
+
+
+def test_distributed_by_force_or_not_at_all():
+  assert processes.plan({}, {}, True) == ({}, 1)
+  assert processes.plan({}, SLURM, False) is None
+
+
+@pytest.mark.parametrize(
+    ('flags', 'environment', 'message'),
+    [
+        (
+            {'num_processes': 2},
+            {},
+            '--num_processes is set, but not --coordinator_address or '
+            'JAX_COORDINATOR_ADDRESS and --process_id or JAX_PROCESS_ID',
+        ),
+        ({}, {'JAX_COORDINATOR_ADDRESS': 'a:1'}, 'but not --num_processes'),
+        ({**ALL, 'process_id': 4}, {}, '--process_id is 4, expected 0 to 3'),
+        ({**ALL, 'process_id': -1}, {}, 'expected 0 to 3'),
+        ({**ALL, 'num_processes': 0}, {}, 'expected 1 or more'),
+        ({**ALL, 'coordinator_address': 'a'}, {}, "is 'a', expected HOST:PORT"),
+        (
+            {},
+            {**JAX, 'JAX_PROCESS_ID': 'x'},
+            "JAX_PROCESS_ID is 'x', expected an integer",
+        ),
+        (
+            {'process_id': 2},
+            SLURM,
+            '--process_id is 2, but Slurm has set SLURM_PROCID to 3',
+        ),
+        (
+            {},
+            {**SLURM, 'JAX_NUM_PROCESSES': '2'},
+            'JAX_NUM_PROCESSES is 2, but Slurm has set SLURM_NTASKS to 4',
+        ),
+    ],
+)
+def test_wrong_settings_of_the_processes_are_named(
+    flags, environment, message
+):
+  with pytest.raises(ValueError, match=message):
+    processes.plan(flags, environment)
+
+
+def test_no_processes_and_flags_for_them_contradict():
+  with pytest.raises(ValueError, match='--nodistributed contradicts'):
+    processes.plan({'process_id': 0}, {}, False)
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,13 @@ import math
 import os
 import pathlib
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 from absl import logging
+
+from vemd_jax import processes
 
 _CGROUPS = pathlib.Path('/sys/fs/cgroup')
 _OWN_CGROUPS = pathlib.Path('/proc/self/cgroup')
@@ -20,15 +24,21 @@ def set_up(
     fsdp: int,
     distributed: bool | None,
     deterministic: bool = False,
+    settings: Mapping[str, Any] | None = None,
 ) -> None:
-  """Initializes `jax.distributed` on a cluster and the number of CPU devices.
+  """Starts `jax.distributed` on a cluster; sets the number of CPU devices.
 
   Args:
     batch_sizes: batch sizes that must be divisible by the number of devices.
     fsdp: `config.mesh.fsdp`; the minimum number of CPU devices.
-    distributed: whether to start `jax.distributed`; None starts it if a cluster
-      is detected.
+    distributed: whether to start `jax.distributed`; None starts it if
+      `processes.plan` finds several processes.
     deterministic: whether to ask XLA for deterministic GPU kernels.
+    settings: flags that describe the processes, see `processes.plan`.
+
+  Raises:
+    ValueError: if settings of the processes are missing or contradictory.
+    ConnectionError: if the processes do not find each other.
   """
   if deterministic:
     # This also disables autotuning, whose choice of kernels varies between
@@ -36,11 +46,9 @@ def set_up(
     os.environ['XLA_FLAGS'] = (
         os.environ.get('XLA_FLAGS', '') + ' --xla_gpu_deterministic_ops=true'
     )
-  if distributed or (distributed is None and on_cluster()):
-    # A process that disappears without notice is detected within a minute.
-    jax.distributed.initialize(
-        heartbeat_timeout_seconds=60, shutdown_timeout_seconds=60
-    )
+  chosen = processes.plan(settings or {}, os.environ, distributed)
+  if chosen is not None:
+    processes.start(chosen)
   if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     cache = os.path.expanduser('~/.cache/vemd_jax/compiled')
     jax.config.update('jax_compilation_cache_dir', cache)
@@ -51,7 +59,7 @@ def set_up(
   if given:
     count = int(given.group(1))
   else:
-    count = cpu_devices(batch_sizes, fsdp)
+    count = cpu_devices(batch_sizes, fsdp, chosen.count if chosen else 1)
     jax.config.update('jax_num_cpu_devices', count)
   if count > 1:
     # In a collective each device's thread waits for those of the other devices.
@@ -61,8 +69,10 @@ def set_up(
     os.environ.setdefault('PJRT_NPROC', str(max(usable_cpus(), 4 * count)))
 
 
-def cpu_devices(batch_sizes: tuple[int, ...], fsdp: int = 1) -> int:
-  """Number of virtual devices to use on the CPU.
+def cpu_devices(
+    batch_sizes: tuple[int, ...], fsdp: int = 1, count: int = 1
+) -> int:
+  """Number of virtual devices that this process uses on the CPU.
 
   Data parallelism over several devices uses multiple cores better than the
   intra-op parallelism of one: on 2 cores a step of the demo with two devices
@@ -70,13 +80,16 @@ def cpu_devices(batch_sizes: tuple[int, ...], fsdp: int = 1) -> int:
 
   Args:
     batch_sizes: batch sizes that must be divisible by the number of devices.
-    fsdp: `config.mesh.fsdp`; the number of devices is a multiple of it.
+    fsdp: `config.mesh.fsdp`; the number of devices of all processes is a
+      multiple of it.
+    count: number of processes of the run.
 
   Returns:
-    The largest valid number up to the usable CPUs and 8, at least `fsdp`.
+    The largest valid number up to the usable CPUs and 8, at least `fsdp`
+    divided by the number of processes.
   """
-  batch = math.gcd(*batch_sizes)
-  least = max(fsdp, 1)
+  batch = max(math.gcd(*batch_sizes) // count, 1)
+  least = max(fsdp // math.gcd(fsdp, count), 1)
   most = min(usable_cpus(), 8)
   valid = [
       n for n in range(least, most + 1) if batch % n == 0 and n % least == 0
@@ -132,14 +145,3 @@ def _quota(folder: pathlib.Path) -> float | None:
     if not isinstance(error, FileNotFoundError):
       logging.debug('No CPU quota from %s: %s', folder, error)
     return None
-
-
-def on_cluster() -> bool:
-  """Whether a launcher that JAX supports has started several processes."""
-  several = (
-      int(os.environ.get('SLURM_NTASKS', 1)) > 1
-      or int(os.environ.get('OMPI_COMM_WORLD_SIZE', 1)) > 1
-      or 'JAX_COORDINATOR_ADDRESS' in os.environ
-  )
-  hosts = os.environ.get('TPU_WORKER_HOSTNAMES', '')
-  return several or ',' in hosts

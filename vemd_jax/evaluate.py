@@ -36,8 +36,7 @@ def evaluate(
   Args:
     eval_step: jitted function from `step.make_eval_step`.
     variables: variables for `model.apply`.
-    batches: this process's share of the split, with the same number of batches
-      on each process.
+    batches: this process's rows of the batches of the split.
     mesh: device mesh that the batches are sharded over.
     dataset: dataset whose emotion head is used.
     step: number of training steps done, for the schedules of the loss terms.
@@ -102,16 +101,17 @@ def evaluate_split(
     Metrics by name, see `join`.
   """
   config = run.config
-  local = sharding.local_batch_size(
-      config.eval.batch_size, run.mesh, 'eval.batch_size'
-  )
+  size = config.eval.batch_size
+  sharding.check_batch_size(size, run.mesh, 'eval.batch_size')
+  rows = sharding.local_rows(run.mesh, size)
   results, said = {}, {}
   for name, data in run.datasets.items():
-    batches = pipeline.eval_batches(
-        data, split, local, jax.process_index(), jax.process_count()
-    )
-    count = -(-len(sources.make_source(data, split)) // config.eval.batch_size)
-    with progress.bar(count, 'batch', f'{name} {split}', brief=True) as bar:
+    batches = pipeline.eval_batches(data, split, size, rows)
+    count = -(-len(sources.make_source(data, split)) // size)
+    shown = jax.process_index() == 0
+    with progress.bar(
+        count, 'batch', f'{name} {split}', brief=True, shown=shown
+    ) as bar:
       metrics, (outputs, batch), said[name] = evaluate(
           run.eval_step,
           variables,

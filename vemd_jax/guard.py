@@ -17,6 +17,8 @@ from ml_collections import ConfigDict
 from vemd_jax.state import TrainState
 
 ACTIONS = ('stop', 'skip', 'rewind')
+# Scalars of a step that are no measurements.
+FLAGS = ('spike', 'in_row', 'unreadable')
 # Decay of the running mean of a dataset's loss, and the number of steps after
 # which losses are compared with it.
 MEAN_DECAY, MEAN_STEPS = 0.99, 100
@@ -145,7 +147,7 @@ def react(
   """
   for step, name, scalars in steps:
     numbers = {
-        k: float(v) for k, v in scalars.items() if k not in ('spike', 'in_row')
+        k: float(v) for k, v in scalars.items() if k not in FLAGS
     }
     if not all(map(np.isfinite, numbers.values())):
       what, action = 'not finite', settings.not_finite

@@ -3,7 +3,8 @@ r"""Trains and evaluates a recipe.
   python -m vemd_jax.main --config=configs/group_scenes.py --workdir=RUN
 
 The same command resumes an interrupted run. On SIGTERM or SIGINT the run saves
-a checkpoint and exits with code 75.
+a checkpoint and exits with code 75. With several processes the same command
+runs in each of them, see launch/README.md.
 
 A recipe's options follow a colon (configs/folder.py:tiny,ve_md), and every
 value of the config can be overridden: --config.optim.learning_rate=3e-4.
@@ -38,8 +39,21 @@ _MODE = flags.DEFINE_enum(
 _DISTRIBUTED = flags.DEFINE_bool(
     'distributed',
     None,
-    'Start jax.distributed; by default if a cluster is detected.',
+    'Start jax.distributed; by default if there are several processes.',
 )
+_PROCESSES = {
+    'coordinator_address': flags.DEFINE_string(
+        'coordinator_address',
+        None,
+        'HOST:PORT of process 0; a launcher that JAX supports sets it itself.',
+    ),
+    'num_processes': flags.DEFINE_integer(
+        'num_processes', None, 'Number of processes of the run.'
+    ),
+    'process_id': flags.DEFINE_integer(
+        'process_id', None, 'Index of this process, from 0.'
+    ),
+}
 
 
 def main(argv: list[str]) -> None:
@@ -48,13 +62,19 @@ def main(argv: list[str]) -> None:
   config, workdir = _CONFIG.value, epath.Path(_WORKDIR.value).absolute()
   if _MODE.value:
     config.mode = _MODE.value
-  devices.set_up(
-      (config.batch_size, config.eval.batch_size),
-      config.mesh.fsdp,
-      _DISTRIBUTED.value,
-      config.deterministic,
-  )
-  logging.set_verbosity(logging.INFO)
+  try:
+    devices.set_up(
+        (config.batch_size, config.eval.batch_size),
+        config.mesh.fsdp,
+        _DISTRIBUTED.value,
+        config.deterministic,
+        {key: flag.value for key, flag in _PROCESSES.items()},
+    )
+  except (ValueError, ConnectionError) as error:
+    sys.exit(f'error: {" ".join(str(error).split())}')
+  # Warnings and errors come from every process, the rest from the first.
+  first = jax.process_index() == 0
+  logging.set_verbosity(logging.INFO if first else logging.WARNING)
   logging.get_absl_handler().addFilter(_ours)
   logging.info('Devices: %s', jax.devices())
   if jax.process_count() > 1:

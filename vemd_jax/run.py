@@ -203,8 +203,8 @@ def set_up(config: ConfigDict, workdir: epath.Path) -> Run:
   for name, names in classes.items():
     logging.info('%s: classes in order: %s', name, ', '.join(names) or 'none')
 
-  local = sharding.local_batch_size(config.batch_size, mesh, 'batch_size')
-  epoch = pipeline.steps_per_epoch(datasets, local, jax.process_count())
+  sharding.check_batch_size(config.batch_size, mesh, 'batch_size')
+  epoch = pipeline.steps_per_epoch(datasets, config.batch_size)
   steps = training_steps(config, epoch)
 
   model = _make_model(config, opened)
@@ -229,9 +229,9 @@ def set_up(config: ConfigDict, workdir: epath.Path) -> Run:
   example = step_lib.example_batch(next(iter(datasets.values())))
   shapes = jax.eval_shape(make_state, example)
   phases_lib.check_modules(phases, tuple(shapes.params))
-  shardings = sharding.state_shardings(
-      mesh, shapes, config.mesh.min_shard_size
-  )
+  rule = config.mesh.min_shard_size, config.mesh.shard_moments
+  shardings = sharding.state_shardings(mesh, shapes, *rule)
+  place = sharding.gradient_shardings(mesh, shapes.params, *rule)
   target = jax.tree.map(
       lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place),
       shapes,
@@ -249,6 +249,7 @@ def set_up(config: ConfigDict, workdir: epath.Path) -> Run:
       accumulation=config.optim.accumulation,
       ema_decay=config.optim.ema_decay,
       faults=config.faults,
+      place=lambda grads: jax.lax.with_sharding_constraint(grads, place),
   )
   return Run(
       config=config,
@@ -260,13 +261,16 @@ def set_up(config: ConfigDict, workdir: epath.Path) -> Run:
       steps=steps,
       phases=phases,
       train_step=jax.jit(
-          train_step,
+          sharding.constrained(mesh, train_step),
           static_argnames='dataset',
           donate_argnames='state',
           out_shardings=(shardings, None, None),
       ),
       eval_step=jax.jit(
-          step_lib.make_eval_step(model, terms, sigma=config.data.sigma),
+          sharding.constrained(
+              mesh,
+              step_lib.make_eval_step(model, terms, sigma=config.data.sigma),
+          ),
           static_argnames='dataset',
       ),
       # Initialized directly with the shardings of the run.

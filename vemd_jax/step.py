@@ -84,6 +84,7 @@ def make_train_step(
     accumulation: int = 1,
     ema_decay: float = 0.0,
     faults: ConfigDict | None = None,
+    place: Callable[[Any], Any] = lambda grads: grads,
 ) -> Callable[..., tuple[TrainState, Metrics, dict[str, jax.Array]]]:
   """Builds the training step.
 
@@ -99,11 +100,15 @@ def make_train_step(
       min(ema_decay, (1 + step) / (10 + step)), the step counted from the start
       of the phase; 0 if the state has none.
     faults: `config.faults`, see `guard.judge`; None disables the checks.
+    place: constrains the sharding of the gradients. Where the optimizer's
+      moments are sharded, a device then receives the sum over the batch only
+      for its part of a gradient.
 
   Returns:
     `(state, batch, dataset) -> (state, metrics, scalars)`; `dataset` is static.
     The metrics are computed with the parameters before the update; the scalars
-    are the loss and the norms of gradients, parameters and updates.
+    are the loss, the norms of gradients, parameters and updates, and the number
+    of samples that could not be read.
   """
 
   def loss_fn(params, batch_stats, state, batch, dataset, keys):
@@ -158,6 +163,7 @@ def make_train_step(
     grads, metrics, stats, loss = gradients(state, batch, dataset, keys)
     phase = phases_lib.index_at(phases, state.step)
     hold = functools.partial(phases_lib.unless_frozen, phases, phase)
+    grads = place(grads)
     grads = hold(grads, jax.tree.map(jnp.zeros_like, grads))
     group = dataset if dataset in state.opt_state else 'all'
     updates, opt_state = optimizer.update(
@@ -190,7 +196,12 @@ def make_train_step(
         opt_state={**state.opt_state, group: opt_state},
     )
     restart = phases_lib.since_start(phases, state.step) == 0
-    return guard.judge(faults, state, new, metrics, scalars, dataset, restart)
+    state, metrics, scalars = guard.judge(
+        faults, state, new, metrics, scalars, dataset, restart
+    )
+    # A training batch has no padding. Counted here, over all processes.
+    unreadable = (batch['mask'] == 0).sum()
+    return state, metrics, {**scalars, 'unreadable': unreadable}
 
   return train_step
 

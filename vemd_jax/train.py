@@ -167,7 +167,7 @@ def _loop(
   clock = Clock(run.steps, config.batch_size, start)
   learning_rate = optim.make_learning_rate(config.optim, run.phases)
   names = functools.partial(pipeline.sample_names, **_data_order(run))
-  window = Window(config.faults, run.classes, stored, names)
+  window = Window(config, run.datasets, run.classes, stored, names)
 
   for step in range(start, run.steps + 1):
     stopping = run.stop.at_step(step)
@@ -200,7 +200,7 @@ def _loop(
     with jax.profiler.StepTraceAnnotation('train', step_num=step):
       with clock.waiting():
         name, batch = next(data)
-      window.check_readable(batch, run.datasets[name])
+      batch.pop('unreadable', None)  # The step counts them by their mask.
       batch = sharding.put_batch(batch, run.mesh)
       with jax.transfer_guard('disallow'):
         state, metrics, scalars = run.train_step(state, batch, dataset=name)
@@ -250,6 +250,9 @@ def _describe_parameters(run: Run, state: TrainState) -> None:
     count = sum(x.size for x in jax.tree.leaves(part))
     frozen = ' (frozen)' if name in state.frozen else ''
     logging.info('%15s parameters in %s%s', f'{count:,}', name, frozen)
+  if run.mesh.size > 1:
+    for line in sharding.describe(run.target, run.mesh):
+      logging.info('%s', line)
   table = parameter_overview.get_parameter_overview(
       params, include_stats='sharding'
   )
@@ -258,28 +261,24 @@ def _describe_parameters(run: Run, state: TrainState) -> None:
 
 
 def _train_batches(run: Run, start: int) -> Iterator:
-  return pipeline.train_batches(**_data_order(run), start_step=start)
+  rows = sharding.local_rows(run.mesh, run.config.batch_size)
+  return pipeline.train_batches(
+      **_data_order(run), start_step=start, rows=rows
+  )
 
 
 def _data_order(run: Run) -> dict[str, Any]:
   """The arguments that determine which samples a batch has."""
   return {
       'datasets': run.datasets,
-      'batch_size': run.config.batch_size // jax.process_count(),
+      'batch_size': run.config.batch_size,
       'seed': run.config.seed,
-      'process_index': jax.process_index(),
-      'process_count': jax.process_count(),
   }
 
 
 def _position(run: Run) -> dict[str, Any]:
   """The settings besides the step that determine the order of the data."""
-  return {
-      'seed': run.config.seed,
-      'batch_size': run.config.batch_size,
-      'processes': jax.process_count(),
-      'datasets': list(run.datasets),
-  }
+  return {**_data_order(run), 'datasets': list(run.datasets)}
 
 
 def _check_position(run: Run, position: dict[str, Any] | None) -> None:
@@ -291,6 +290,14 @@ def _check_position(run: Run, position: dict[str, Any] | None) -> None:
           f'the run was started with {key} {position[key]}, now it is {now}; '
           'it cannot be resumed with the same order of the data'
       )
+  processes = position.get('processes', 1)
+  if processes != 1:
+    # Stored by earlier versions, in which each process had its own shard.
+    raise ValueError(
+        f'the run was started with {processes} processes by an earlier version '
+        'of vemd_jax, with another order of the data; expected a run of this '
+        'version, or config.checkpoint.init_from with its workdir'
+    )
 
 
 def _profile(run: Run, step: int) -> None:

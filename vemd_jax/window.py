@@ -16,7 +16,8 @@ class Window:
 
   def __init__(
       self,
-      faults: ConfigDict,
+      config: ConfigDict,
+      datasets: dict[str, ConfigDict],
       classes: dict[str, tuple[str, ...]],
       stored: dict[str, Any],
       sample_names: Callable[[int], list[str]],
@@ -24,12 +25,14 @@ class Window:
     """Starts an empty window, or restores one that a checkpoint has stored.
 
     Args:
-      faults: `config.faults`.
+      config: the whole config.
+      datasets: data settings by dataset name.
       classes: class names by dataset name.
       stored: what `plain` returned, and `ahead`, see `guard.react`.
       sample_names: number of a batch -> names of its samples.
     """
-    self._faults, self._classes = faults, classes
+    self._faults, self._batch_size = config.faults, config.batch_size
+    self._datasets, self._classes = datasets, classes
     self._ahead, self._names = stored['ahead'], sample_names
     self._metrics = {
         name: [Metrics.from_plain(sums)]
@@ -55,9 +58,13 @@ class Window:
 
     Returns:
       The scalars of the last step.
+
+    Raises:
+      ValueError: if too many samples could not be read.
     """
     steps, self._steps = jax.device_get(self._steps), []
     guard.react(self._faults, steps, self._ahead, self._names)
+    self._check_readable(steps)
     self._skipped += sum(int(s.get('in_row', 0) > 0) for _, _, s in steps)
     return steps[-1][2] if steps else {}
 
@@ -81,24 +88,23 @@ class Window:
     result.update({
         key: float(value)
         for key, value in last.items()
-        if key not in ('loss', 'spike', 'in_row')
+        if key not in ('loss', *guard.FLAGS)
     })
     if 'in_row' in last:
       result['skipped_updates'] = self._skipped
     self._metrics, self._skipped = {}, 0
     return result
 
-  def check_readable(self, batch: dict, data: ConfigDict) -> None:
+  def _check_readable(self, steps: list) -> None:
     """Counts unreadable samples; raises if their share is too large."""
-    unreadable = batch.pop('unreadable', None)
-    if unreadable is None:
-      return
-    self._unreadable += int(unreadable.sum())
-    self._read += len(unreadable)
-    # The share of the first few samples is too noisy to act on.
-    if self._unreadable > data.max_unreadable * max(self._read, 100):
-      raise ValueError(
-          f'{self._unreadable} of {self._read} samples of {data.name} could '
-          f'not be read, more than config.data.max_unreadable = '
-          f'{data.max_unreadable} allows; the log names them'
-      )
+    for _, name, scalars in steps:
+      self._unreadable += int(scalars['unreadable'])
+      self._read += self._batch_size
+      # The share of the first few samples is too noisy to act on.
+      limit = self._datasets[name].max_unreadable
+      if self._unreadable > limit * max(self._read, 100):
+        raise ValueError(
+            f'{self._unreadable} of {self._read} samples of {name} could not '
+            f'be read, more than config.data.max_unreadable = {limit} allows; '
+            'the log names them'
+        )

@@ -224,26 +224,59 @@ def test_changed_files_are_read_again(tmp_path):
   assert len(pipeline.make_source(data, 'train')) == 4
 
 
-def test_processes_share_the_data(root):
-  seen = []
-  for process in range(3):
-    batches = _train(
-        _settings(root), 4, batch_size=1, process_index=process,
-        process_count=3,
-    )  # fmt: skip
-    own = {n for _, batch in batches for n in _numbers(batch)}
-    assert own == set(range(process, 11, 3))
-    seen += own
-  assert sorted(seen) == list(range(11))
-  with pytest.raises(ValueError, match=r'11 training samples for 12 processes'):
-    _train(_settings(root), 1, process_count=12)
+# Rows of a global batch of 8 for each process, by number of processes; the last
+# ones as on a mesh whose order of devices alternates between processes.
+ROWS = {
+    2: [range(4), range(4, 8)],
+    4: [range(0, 2), range(2, 4), range(4, 6), range(6, 8)],
+    'alternating': [[0, 1, 4, 5], [2, 3, 6, 7]],
+}
 
 
-def test_processes_augment_differently(root):
+def _joined(parts, rows):
+  """The global batches, from the rows that each process has read."""
+  result = []
+  for steps in zip(*parts):
+    assert len({name for name, _ in steps}) == 1
+    joined = {}
+    for key in steps[0][1]:
+      shape = (8, *steps[0][1][key].shape[1:])
+      joined[key] = np.empty(shape, steps[0][1][key].dtype)
+      for (_, batch), own in zip(steps, rows):
+        joined[key][list(own)] = batch[key]
+    result.append((steps[0][0], joined))
+  return result
+
+
+@pytest.mark.parametrize('processes', ROWS)
+def test_processes_read_the_batches_of_one(root, processes):
+  """Samples and augmentation, also across the end of an epoch."""
   data = _augmented(root)
-  ours = _train(data, 2, process_index=0, process_count=2)
-  theirs = _train(data, 2, process_index=1, process_count=2)
-  assert (ours[0][1]['body_keypoints'] != theirs[0][1]['body_keypoints']).any()
+  straight = _train(data, 6, batch_size=8)
+  parts = [
+      _train(data, 4, batch_size=8, rows=rows, start_step=2)
+      for rows in ROWS[processes]
+  ]
+  _assert_equal(_joined(parts, ROWS[processes]), straight[2:])
+
+
+def test_a_process_decodes_only_its_rows(root, monkeypatch):
+  read = []
+  source = pipeline.make_source(_settings(root, cache=True), 'train')
+  get = type(source).__getitem__
+
+  def count(self, index):
+    if self is source:  # Others may still be prefetched by threads.
+      read.append(index)
+    return get(self, index)
+
+  monkeypatch.setattr(type(source), '__getitem__', count)
+  batches = pipeline._batches(
+      pipeline._shuffled(source, 'mine', 7), 8, ROWS['alternating'][1]
+  )
+  for i in range(11):
+    assert len(batches[i]['label']) == 4
+  assert len(read) == 44
 
 
 def test_split_smaller_than_a_batch(root):
@@ -278,7 +311,6 @@ def two(tmp_path_factory):
 def test_mixture_uses_everything_up(two):
   assert pipeline.batches_per_epoch(two, 4) == {'large': 5, 'small': 3}
   assert pipeline.steps_per_epoch(two, 4) == 8
-  assert pipeline.steps_per_epoch(two, 2, process_count=2) == 8
   batches = _take(pipeline.train_batches(two, 4, seed=0), 24)
   orders = []
   for epoch in range(3):
@@ -302,36 +334,34 @@ def test_mixture_resumes(two):
     _assert_equal(_take(resumed, 20 - start), straight[start:])
 
 
-def test_processes_agree_on_the_dataset(two):
-  names = [
-      [
-          name
-          for name, _ in _take(
-              pipeline.train_batches(
-                  two, 2, seed=1, process_index=i, process_count=2
-              ),
-              16,
-          )
-      ]
-      for i in range(2)
+@pytest.mark.parametrize('processes', ROWS)
+def test_processes_read_the_mixture_of_one(two, processes):
+  straight = _take(pipeline.train_batches(two, 8, seed=1), 10)
+  parts = [
+      _take(pipeline.train_batches(two, 8, seed=1, rows=rows), 10)
+      for rows in ROWS[processes]
   ]
-  assert names[0] == names[1]
+  _assert_equal(_joined(parts, ROWS[processes]), straight)
+
+
+def test_the_order_is_that_of_earlier_versions(root):
+  """Recorded when each process still read a shard of its own."""
+  order = [n for _, b in _train(_settings(root), 3) for n in _numbers(b)]
+  assert order == [3, 8, 0, 6, 5, 2, 9, 7, 10, 4, 1, 5]
 
 
 # -------------------------------------------------------------- evaluation
 
 
-@pytest.mark.parametrize('processes, batch_size', [(1, 4), (2, 4), (3, 2)])
-def test_evaluation_is_complete_and_padded(root, processes, batch_size):
+@pytest.mark.parametrize('processes', [1, *ROWS])
+def test_evaluation_is_complete_and_padded(root, processes):
   data = _augmented(root)
   seen, counts, indices = [], [], []
-  for process in range(processes):
-    batches = list(
-        pipeline.eval_batches(data, 'val', batch_size, process, processes)
-    )
+  for rows in ROWS.get(processes, [None]):
+    batches = list(pipeline.eval_batches(data, 'val', 8, rows))
     counts.append(len(batches))
     for batch in batches:
-      assert batch['image'].shape[0] == batch_size
+      assert batch['image'].shape[0] == (8 if rows is None else len(rows))
       mask = batch['mask']
       seen += [n for n, m in zip(_numbers(batch), mask) if m]
       indices += batch['index'][mask].tolist()
@@ -339,7 +369,7 @@ def test_evaluation_is_complete_and_padded(root, processes, batch_size):
       for key in ('label_mask', 'body_annotated', 'body_mask', 'image'):
         assert not batch[key][~mask].any()
       assert not batch['unreadable'].any()
-  assert len(set(counts)) == 1
+  assert set(counts) == {2}
   assert sorted(seen) == list(range(11))
   # The samples lie in the folder in the order of their numbers.
   assert indices == seen

@@ -174,6 +174,31 @@ def assert_same_run(disturbed: pathlib.Path, straight: pathlib.Path) -> None:
     )
 
 
+def assert_close_run(
+    disturbed: pathlib.Path, straight: pathlib.Path, rtol: float = 1e-5
+) -> None:
+  """The same steps and evaluations, with numbers equal to rounding."""
+  ours, theirs = history(disturbed), history(straight)
+  assert ours.keys() == theirs.keys()
+  for key, line in theirs.items():
+    assert ours[key].keys() == line.keys(), key
+    for name, value in line.items():
+      if isinstance(value, int | float):
+        np.testing.assert_allclose(
+            ours[key][name], value, rtol, 1e-6, err_msg=f'{key} {name}'
+        )
+      else:
+        assert ours[key][name] == value, (key, name)
+  ours, theirs = checkpoints(disturbed), checkpoints(straight)
+  last = max(int(name.split('/')[0]) for name in theirs)
+  for item in 'model', 'optimizer':
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, 100 * rtol, 1e-5),
+        ours[f'{last}/{item}'],
+        theirs[f'{last}/{item}'],
+    )
+
+
 def assert_same_bits(a, b, where: str) -> None:
   assert jax.tree.structure(a) == jax.tree.structure(b), where
   for (path, x), (_, y) in zip(

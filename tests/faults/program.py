@@ -4,13 +4,16 @@
 
 FILE holds a byte for each of `PHASES`, which is 1 while the program is in it.
 With the recipe tests/faults/toy.py the model is that of `toy`. With HANG in the
-environment the first step never ends.
+environment the first step never ends; with ALTERNATE, neighbouring devices of
+the mesh belong to different processes.
 """
 
 import mmap
 import os
 import sys
 import time
+
+import numpy as np
 
 PHASES = ('start', 'restore', 'step', 'evaluate', 'save', 'report')
 
@@ -55,11 +58,34 @@ def show(file: str) -> None:
     return run
 
   train.set_up = then_mark_steps
+  if 'ALTERNATE' in os.environ:
+    alternate()
   if any('toy.py' in argument for argument in sys.argv):
     from tests.faults import toy
     from vemd_jax import run
 
     run._make_model = toy.make_model
+
+
+def alternate() -> None:
+  """Makes meshes whose order of devices alternates between processes."""
+  import jax
+
+  from vemd_jax import sharding
+
+  make_mesh = sharding.make_mesh
+
+  def alternating(data, fsdp):
+    mesh = make_mesh(data, fsdp)
+    order = sorted(
+        jax.devices(), key=lambda d: (d.id % len(jax.local_devices()), d.id)
+    )
+    devices = np.asarray(order).reshape(mesh.devices.shape)
+    return jax.sharding.Mesh(
+        devices, mesh.axis_names, axis_types=mesh.axis_types
+    )
+
+  sharding.make_mesh = alternating
 
 
 if __name__ == '__main__':

@@ -11,17 +11,16 @@ from vemd_jax.data import pipeline
 
 
 @pytest.mark.parametrize('processes', [1, 2, 3, 5])
-@pytest.mark.parametrize('batch_size', [1, 3, 4, 16])
-def test_every_sample_is_evaluated_once(processes, batch_size):
+@pytest.mark.parametrize('rows', [1, 3, 4, 16])
+def test_every_sample_is_evaluated_once(processes, rows):
   data = toy.config().data  # 10 samples.
-  seen, lengths = [], set()
+  seen, lengths, size = [], set(), rows * processes
   for index in range(processes):
-    batches = list(
-        pipeline.eval_batches(data, 'val', batch_size, index, processes)
-    )
+    own = range(index * rows, (index + 1) * rows)
+    batches = list(pipeline.eval_batches(data, 'val', size, own))
     lengths.add(len(batches))
     for batch in batches:
-      assert len(batch['mask']) == batch_size
+      assert len(batch['mask']) == rows
       level = batch['image'][:, 0, 0, 0, 0].astype(int)
       seen += ((level[batch['mask']] - 10) // 5).tolist()
       # What fills a batch up has no label that could be counted.

@@ -258,9 +258,16 @@ def default() -> ConfigDict:
   # (vemd_jax.phases). () trains everything from the first step on.
   config.phases = ()
 
-  # Size of each mesh axis; -1 uses the remaining devices. Parameters with at
-  # least min_shard_size elements are sharded over fsdp.
-  config.mesh = ConfigDict({'data': -1, 'fsdp': 1, 'min_shard_size': 2**18})
+  config.mesh = ConfigDict({
+      # Size of each mesh axis; -1 uses the remaining devices.
+      'data': -1,
+      'fsdp': 1,
+      # Parameters with at least so many elements are sharded over fsdp.
+      'min_shard_size': 2**18,
+      # Whether the optimizer's moments of these parameters are sharded over
+      # data, too (ZeRO-1): less memory, and the same amount of communication.
+      'shard_moments': True,
+  })
 
   config.checkpoint = ConfigDict({
       # Steps between checkpoints; every evaluation also saves one.

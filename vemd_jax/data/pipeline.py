@@ -1,9 +1,11 @@
 """Batches from the data settings of a config, with Grain.
 
-Batch k of a training run is a pure function of the seed and k. An interrupted
-run therefore resumes exactly by starting at its step, and the data do not
-depend on the number of threads and worker processes. The data are reshuffled in
-every epoch.
+A sample of a training run, with its augmentation, is a pure function of the
+seed, the step and its row in the global batch. An interrupted run therefore
+resumes exactly by starting at its step, and the data depend neither on the
+number of threads and worker processes nor on the number of processes of the
+run: each process reads only its own rows of every global batch. The data are
+reshuffled in every epoch.
 
 In a mixture each batch comes from one dataset. An epoch ends when every dataset
 has contributed `weight * size` samples; the order of the datasets within it is
@@ -75,14 +77,13 @@ def make_transform(data: Settings, train: bool) -> transforms.Transform:
 
 
 def batches_per_epoch(
-    datasets: Mapping[str, Settings], batch_size: int, process_count: int = 1
+    datasets: Mapping[str, Settings], batch_size: int
 ) -> dict[str, int]:
   """Number of batches of each dataset in an epoch.
 
   Args:
     datasets: name -> settings.
-    batch_size: samples per batch and process.
-    process_count: number of processes.
+    batch_size: global batch size.
 
   Returns:
     Name -> batches, at least one each.
@@ -93,18 +94,16 @@ def batches_per_epoch(
           math.ceil(
               getattr(data, 'weight', 1.0)
               * len(make_source(data, 'train'))
-              / (batch_size * process_count)
+              / batch_size
           ),
       )
       for name, data in datasets.items()
   }
 
 
-def steps_per_epoch(
-    datasets: Mapping[str, Settings], batch_size: int, process_count: int = 1
-) -> int:
+def steps_per_epoch(datasets: Mapping[str, Settings], batch_size: int) -> int:
   """Steps of an epoch over all datasets, see `batches_per_epoch`."""
-  return sum(batches_per_epoch(datasets, batch_size, process_count).values())
+  return sum(batches_per_epoch(datasets, batch_size).values())
 
 
 def train_batches(
@@ -112,32 +111,33 @@ def train_batches(
     batch_size: int,
     seed: int,
     start_step: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | None = None,
 ) -> Iterator[tuple[str, Batch]]:
   """Yields training batches, shuffled and augmented, without end.
 
   Args:
     datasets: name -> settings; several are mixed.
-    batch_size: samples per batch of this process.
+    batch_size: global batch size.
     seed: determines shuffling, augmentation and mixture.
     start_step: step of the first batch.
-    process_index: index of this process.
-    process_count: number of processes; each reads its own shard of every
-      dataset.
+    rows: rows of the global batch that this process reads, see
+      `sharding.local_rows`; None reads all.
 
   Yields:
-    Name of the dataset, and a batch of it.
-
-  Raises:
-    ValueError: a dataset has fewer samples than there are processes.
+    Name of the dataset, and these rows of a batch of it.
   """
   names = list(datasets)
   streams = [
-      _stream(name, data, batch_size, seed, process_index, process_count)
+      _batches(
+          _shuffled(make_source(data, 'train'), name, seed).random_map(
+              make_transform(data, train=True)
+          ),
+          batch_size,
+          rows,
+      )
       for name, data in datasets.items()
   ]
-  counts = batches_per_epoch(datasets, batch_size, process_count)
+  counts = batches_per_epoch(datasets, batch_size)
   mixture = _Mixture(streams, [counts[name] for name in names], seed)
   read = grain.MapDataset.source(mixture)
   if start_step:
@@ -149,74 +149,72 @@ def train_batches(
 
 
 def sample_names(
-    step: int,
-    datasets: Mapping[str, Settings],
-    batch_size: int,
-    seed: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    step: int, datasets: Mapping[str, Settings], batch_size: int, seed: int
 ) -> list[str]:
   """Names of the samples in a batch of `train_batches`, without decoding.
 
   Args:
     step: index of the batch.
     datasets: datasets of the run, as for `train_batches`.
-    batch_size: batch size of this process.
+    batch_size: global batch size.
     seed: seed of the run.
-    process_index: index of this process.
-    process_count: number of processes.
 
   Returns:
     The file of each sample; its index if the source has no file names.
   """
   sources = {n: make_source(data, 'train') for n, data in datasets.items()}
   streams = [
-      _shuffled(
-          range(len(source)), name, seed, process_index, process_count
-      ).batch(batch_size)
+      _shuffled(range(len(source)), name, seed).batch(batch_size)
       for name, source in sources.items()
   ]
-  counts = batches_per_epoch(datasets, batch_size, process_count)
+  counts = batches_per_epoch(datasets, batch_size)
   mixture = _Mixture(streams, [counts[name] for name in datasets], seed)
   which, indices = mixture[step]
   files = getattr(list(sources.values())[which], 'files', None)
   return [str(i) if files is None else files[i] for i in indices]
 
 
-def _stream(
-    name: str,
-    data: Settings,
-    batch_size: int,
-    seed: int,
-    process_index: int,
-    process_count: int,
-) -> grain.MapDataset:
-  """Infinite sequence of one process's batches of a dataset."""
-  source = make_source(data, 'train')
-  if len(source) < process_count:
-    raise ValueError(
-        f'{name}: {len(source)} training samples for {process_count} processes'
-    )
-  read = _shuffled(source, name, seed, process_index, process_count)
-  read = read.random_map(make_transform(data, train=True))
-  return read.batch(batch_size)
-
-
-def _shuffled(
-    elements: Sequence,
-    name: str,
-    seed: int,
-    process_index: int,
-    process_count: int,
-) -> grain.MapDataset:
-  """One process's shard of a dataset, reshuffled in every epoch."""
-  entropy = (seed, zlib.crc32(name.encode()), process_index)
+def _shuffled(elements: Sequence, name: str, seed: int) -> grain.MapDataset:
+  """A dataset without end, reshuffled in every epoch."""
+  # The 0 was the index of the process when each had a shard of its own; with
+  # it, the order of a single process is that of earlier versions.
+  entropy = (seed, zlib.crc32(name.encode()), 0)
   own_seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
-  read = grain.MapDataset.source(elements)
-  if process_count > 1:
-    read = read[process_index::process_count]
   # Repeat before batching, since a split may be smaller than a batch.
-  return read.seed(own_seed).shuffle().repeat()
+  return grain.MapDataset.source(elements).seed(own_seed).shuffle().repeat()
+
+
+def _batches(
+    read: grain.MapDataset, batch_size: int, rows: Sequence[int] | None
+) -> grain.MapDataset:
+  """Global batches of a dataset, or these rows of each."""
+  if rows is None or list(rows) == list(range(batch_size)):
+    return read.batch(batch_size)
+  return grain.MapDataset.source(_Rows(read, batch_size, rows)).batch(len(rows))
+
+
+class _Rows:
+  """The samples of a dataset that lie in certain rows of the global batches.
+
+  They are read from the augmented dataset by their global index, which
+  determines their augmentation.
+  """
+
+  def __init__(
+      self, read: grain.MapDataset, batch_size: int, rows: Sequence[int]
+  ):
+    self._read, self._batch_size = read, batch_size
+    self._rows = [int(row) for row in rows]
+
+  def __len__(self) -> int:
+    return len(self._read) // self._batch_size * len(self._rows)
+
+  def __repr__(self) -> str:
+    return f'_Rows({self._batch_size}, {self._rows})'
+
+  def __getitem__(self, index: int):
+    batch, place = divmod(index, len(self._rows))
+    return self._read[batch * self._batch_size + self._rows[place]]
 
 
 class _Mixture:
@@ -305,58 +303,52 @@ def eval_batches(
     data: Settings,
     split: str,
     batch_size: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | None = None,
 ) -> Iterator[Batch]:
   """One pass over a split, in order, without augmentation.
 
-  Every process gets the same number of batches; the last ones are padded with
-  samples whose mask is False.
+  The last batch is padded with samples whose mask is False, so that every
+  process has the same number of batches.
 
   Args:
     data: `config.data`.
     split: see `make_source`.
-    batch_size: samples per batch of this process.
-    process_index: index of this process.
-    process_count: process i reads samples i, i + process_count, ...
+    batch_size: global batch size.
+    rows: rows of the global batch that this process reads, see
+      `sharding.local_rows`; None reads all.
 
   Yields:
     Batches of equal size, with `index`, int32 [B]: the position of each sample
     in the source, -1 for padding.
   """
-  source = make_source(data, split)
-  own = -(-len(source) // process_count)
-  own = -(-own // batch_size) * batch_size
-  padded = _Padded(source, own, process_index, process_count)
+  padded = _Padded(make_source(data, split), batch_size)
   read = grain.MapDataset.source(padded)
   read = read.map(make_transform(data, train=False))
   read = read.map_with_index(
       lambda i, sample: {**sample, 'index': np.int32(padded.index(i))}
   )
-  read = read.batch(batch_size)
   # The samples cached in the memory of a worker process would be lost.
   workers = 0 if data.cache else data.num_workers
+  read = _batches(read, batch_size, rows)
   yield from _iterate(read, data.num_threads, workers)
 
 
 class _Padded:
-  """One process's samples of a source, padded with empty records."""
+  """The samples of a source, padded to whole batches with empty records."""
 
-  def __init__(self, source, length: int, first: int, step: int):
-    self._source, self._length = source, length
-    self._first, self._step = first, step
+  def __init__(self, source, batch_size: int):
+    self._source = source
+    self._length = -(-len(source) // batch_size) * batch_size
 
   def __len__(self) -> int:
     return self._length
 
   def __repr__(self) -> str:
-    return f'_Padded({self._length}, {self._first}, {self._step})'
+    return f'_Padded({self._length})'
 
   def __getitem__(self, index: int) -> decoding.Record:
-    index = self.index(index)
-    return self._source[index] if index >= 0 else {}
+    return self._source[index] if self.index(index) >= 0 else {}
 
   def index(self, position: int) -> int:
     """Index in the source; -1 beyond its end."""
-    index = self._first + position * self._step
-    return index if index < len(self._source) else -1
+    return position if position < len(self._source) else -1

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from vemd_jax.models import fusion, layers
+from vemd_jax.models import axes, fusion, layers
 
 # Maximum number of frames of the learned position tables.
 MAX_FRAMES = 500
@@ -100,8 +100,10 @@ class EmotionHead(nn.Module):
     x = jnp.concatenate(
         [self._read(z.astype(self.dtype)) for z in latents], -1
     )
+    # Split like the rows of the matrix: the vectors are shorter than it is.
+    x = axes.constrain(x, 'rows', None, 'wide')
     x = nn.Dense(dim, dtype=self.dtype, name='reduction')(x)
-    joined = [x]
+    joined = [axes.constrain(x, 'batch', None, None)]
     relations = {}
     if self.sr_input == 'relations':
       relations, structure = structure, {}
@@ -162,8 +164,9 @@ class EmotionHead(nn.Module):
   def _project(self, part: str, x: jax.Array) -> jax.Array:
     """LayerNorm, Linear, ReLU."""
     x = layers.LayerNorm(dtype=self.dtype, name=f'{part}_norm')(x)
+    x = axes.constrain(x, 'rows', None, 'wide')
     x = nn.Dense(self.proj_dim, dtype=self.dtype, name=f'{part}_projection')(x)
-    return nn.relu(x)
+    return nn.relu(axes.constrain(x, 'batch', None, None))
 
 
 class FrameClassifier(nn.Module):

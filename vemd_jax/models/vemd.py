@@ -14,6 +14,7 @@ import numpy as np
 
 from vemd_jax import import_path, skeletons
 from vemd_jax.models import (
+  axes,
   emotion_head,
   fusion,
   layers,
@@ -483,5 +484,7 @@ class _GridProjection(nn.Module):
     bias = self.param('bias', nn.initializers.zeros, (np.prod(grid),))
     dtype = jnp.dtype(self.dtype)
     x = x.astype(dtype) @ kernel.astype(dtype)
+    x = axes.constrain(x, 'rows', None, 'wide')
     x = x.astype(jnp.float32) + bias[None, None]
+    x = axes.constrain(x, 'batch', None, None)
     return x.reshape(*x.shape[:2], *grid)
