@@ -43,7 +43,8 @@ def environment(cache: pathlib.Path | None = None) -> dict[str, str]:
   result = {
       **os.environ,
       'PYTHONPATH': str(ROOT),
-      'XLA_FLAGS': '--xla_force_host_platform_device_count=1',
+      'XLA_FLAGS': '--xla_force_host_platform_device_count=1 '
+      + os.environ['VEMD_TEST_FLAG'],
       'PJRT_NPROC': '4',
   }
   if cache is not None:

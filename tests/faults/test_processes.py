@@ -48,7 +48,8 @@ def together(workdir, count, *arguments, cache=None, devices=2, **more):
     free.bind(('localhost', 0))
     address = f'localhost:{free.getsockname()[1]}'
   more = {
-      'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+      'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} '
+      + os.environ['VEMD_TEST_FLAG'],
       'PJRT_NPROC': '8', **more,
   }  # fmt: skip
   running = [
