@@ -1,5 +1,8 @@
 """Shared blocks against the golden files and against NumPy."""
 
+import functools
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -261,3 +264,52 @@ def test_odd_sizes(size, down):
 
   assert shape(layers.ResDown(6)) == (1, *down, 6)
   assert shape(layers.ResUp(6)) == (1, 2 * size[0], 2 * size[1], 6)
+
+
+def test_float32_product_and_its_gradients():
+  keys = jax.random.split(jax.random.key(0), 3)
+  x = jax.random.normal(keys[0], (2, 5, 3, 8))
+  y = jax.random.normal(keys[1], (2, 7, 3, 8))
+  out = jax.random.normal(keys[2], (2, 3, 5, 7))
+
+  def loss(product, x, y):
+    return (product('nshd,nmhd->nhsm', x, y) * out).sum()
+
+  # In float32, exactly the product that it replaces.
+  both = [
+      jax.value_and_grad(functools.partial(loss, f), (0, 1))(x, y)
+      for f in (jnp.einsum, layers.float32_product)
+  ]
+  jax.tree.map(
+      functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-6), *both
+  )
+
+  # In bfloat16, the result is float32 and no product reads float32.
+  low = (x.astype(jnp.bfloat16), y.astype(jnp.bfloat16))
+  exact = np.einsum(
+      'nshd,nmhd->nhsm', *(np.asarray(a, np.float64) for a in low)
+  )
+  found = layers.float32_product('nshd,nmhd->nhsm', *low)
+  assert found.dtype == jnp.float32
+  np.testing.assert_allclose(found, exact, atol=1e-5)
+  grad = jax.grad(functools.partial(loss, layers.float32_product), (0, 1))
+  compiled = jax.jit(grad).lower(*low).as_text()
+  products = [s for s in compiled.splitlines() if 'dot_general' in s]
+  # Those of the gradient; the text has the types of the operands.
+  assert len(products) == 2
+  assert not any(s.split('->')[0].count('xf32>') for s in products)
+  for got, want in zip(grad(*low), both[0][1]):
+    assert got.dtype == jnp.bfloat16
+    np.testing.assert_allclose(got.astype(jnp.float32), want, atol=0.1)
+
+
+def test_readout_is_a_dense_layer_in_float32():
+  x = jax.random.normal(jax.random.key(0), (2, 5, 8))
+  variables = nn.Dense(3).init(jax.random.key(1), x)
+  variables = jax.tree.map(lambda p: p + 0.1, variables)
+  np.testing.assert_array_equal(
+      layers.Readout(3).apply(variables, x), nn.Dense(3).apply(variables, x)
+  )
+  low = layers.Readout(3, jnp.bfloat16).apply(variables, x)
+  assert low.dtype == jnp.float32
+  np.testing.assert_allclose(low, nn.Dense(3).apply(variables, x), atol=0.05)

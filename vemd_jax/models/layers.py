@@ -5,6 +5,8 @@ the computation, but statistics and softmaxes are always float32. The blocks
 follow arXiv 2604.02397 and the authors' implementation.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -44,6 +46,76 @@ def compute_dtype(name: str) -> str:
 def _per_channel(x: jax.Array, ndim: int) -> jax.Array:
   """[C] -> [1, ..., 1, C] with `ndim` axes."""
   return x.reshape((1,) * (ndim - 1) + (-1,))
+
+
+def float32_product(subscripts: str, x: jax.Array, y: jax.Array) -> jax.Array:
+  """A product whose result is float32, whatever the dtype of its operands.
+
+  The products of its gradient are computed in the dtype of the operands; JAX
+  would convert the operands to the float32 of the result's gradient.
+
+  Args:
+    subscripts: of `jnp.einsum`; each letter is in at least two of its three
+      terms.
+    x: first operand.
+    y: second operand, of the same dtype.
+
+  Returns:
+    float32.
+  """
+  if x.dtype == jnp.float32:
+    return jnp.einsum(subscripts, x, y)
+  return _product(subscripts, x, y)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _product(subscripts, x, y):
+  return jnp.einsum(subscripts, x, y, preferred_element_type=jnp.float32)
+
+
+def _product_forward(subscripts, x, y):
+  return _product(subscripts, x, y), (x, y)
+
+
+def _product_backward(subscripts, operands, gradient):
+  x, y = operands
+  gradient = gradient.astype(x.dtype)
+  inputs, out = subscripts.split('->')
+  first, second = inputs.split(',')
+  return (
+      jnp.einsum(f'{out},{second}->{first}', gradient, y),
+      jnp.einsum(f'{first},{out}->{second}', x, gradient),
+  )
+
+
+_product.defvjp(_product_forward, _product_backward)
+
+
+class Readout(nn.Module):
+  """A linear map to float32 results, with operands of the compute dtype.
+
+  With dtype float32 it equals `nn.Dense`, whose parameters it has.
+
+  Attributes:
+    features: number of results.
+    dtype: dtype of the operands.
+  """
+
+  features: int
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """[N, S, D] -> [N, S, features] float32."""
+    kernel = self.param(
+        'kernel',
+        nn.initializers.lecun_normal(),
+        (x.shape[-1], self.features),
+    )
+    bias = self.param('bias', nn.initializers.zeros, (self.features,))
+    x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+    x = float32_product('nsd,df->nsf', x, kernel)
+    return x + _per_channel(bias, x.ndim)
 
 
 class BatchNorm(nn.Module):
@@ -339,10 +411,7 @@ class Attention(nn.Module):
 
     query = project(x, 'query') * (dim // self.heads) ** -0.5
     key, value = project(memory, 'key'), project(memory, 'value')
-    weights = jnp.einsum(
-        'nshd,nmhd->nhsm', query, key, preferred_element_type=jnp.float32
-    )
-    weights = nn.softmax(weights)
+    weights = nn.softmax(float32_product('nshd,nmhd->nhsm', query, key))
     weights = nn.Dropout(self.dropout)(weights, deterministic=not train)
     x = jnp.einsum('nhsm,nmhd->nshd', weights.astype(value.dtype), value)
     return nn.Dense(
