@@ -150,7 +150,7 @@ def describe(
   )
   lines += [f'    {name}' for name in sorted({i.scope or i.name for i in left})]
   if chip is None:
-    lines.append('  roofline     only for TPUs, whose published figures are known')
+    lines.append('  roofline     only for TPUs, whose peaks are known')
     return lines
   roof = chips.roofline(
       chip,

@@ -169,7 +169,8 @@ def default() -> ConfigDict:
           # flat (as in the paper) or pooled (fewer parameters, needs less
           # training data).
           'latent_input': 'flat',
-          # raw, projected, or relations: read from pairs of people
+          # raw (as wide as the limbs of all queries, or as a map, and with it
+          # the frame transformer), projected, or relations: read from pairs of people
           # (person_query) or from neighbourhoods of the limb maps (heatmap).
           'sr_input': 'projected',
           # Scale of the emotion loss's gradient with respect to the decoded

@@ -125,6 +125,9 @@ class BatchNorm(nn.Module):
   normalizes the batch; Linen's layer stores the biased one. Under jit with a
   sharded batch the statistics are those of the global batch.
 
+  The variance is that of two passes over a float32 input, as PyTorch's; of an
+  input in bfloat16 it is computed in one pass.
+
   Attributes:
     epsilon: added to the variance.
     momentum: weight of the old running statistics in an update
@@ -152,11 +155,21 @@ class BatchNorm(nn.Module):
     bias = self.param('bias', nn.initializers.zeros, size)
     running_mean = self.variable('batch_stats', 'mean', jnp.zeros, size)
     running_var = self.variable('batch_stats', 'var', jnp.ones, size)
-    x = x.astype(jnp.float32)
-    if train:
-      axes = tuple(range(x.ndim - 1))
+    axes = tuple(range(x.ndim - 1))
+    low, x = x.dtype != jnp.float32, x.astype(jnp.float32)
+    if train and low:
+      # Both moments in one pass over x, and summed over the devices at once.
+      # Around the running mean they cancel less than around 0.
+      around = jax.lax.stop_gradient(running_mean.value)
+      apart = x - _per_channel(around, x.ndim)
+      offset = apart.mean(axes)
+      mean = around + offset
+      var = jnp.square(apart).mean(axes) - jnp.square(offset)
+      var = jnp.maximum(var, 0.0)
+    elif train:
       mean = x.mean(axes)
       var = jnp.square(x - _per_channel(mean, x.ndim)).mean(axes)
+    if train:
       if not self.is_initializing():
         count = x.size // x.shape[-1]
         unbiased = var * (count / max(count - 1, 1))
@@ -411,9 +424,19 @@ class Attention(nn.Module):
 
     query = project(x, 'query') * (dim // self.heads) ** -0.5
     key, value = project(memory, 'key'), project(memory, 'value')
-    weights = nn.softmax(float32_product('nshd,nmhd->nhsm', query, key))
-    weights = nn.Dropout(self.dropout)(weights, deterministic=not train)
-    x = jnp.einsum('nhsm,nmhd->nshd', weights.astype(value.dtype), value)
+    logits = float32_product('nshd,nmhd->nhsm', query, key)
+    dropout = nn.Dropout(self.dropout, deterministic=not train)
+    if value.dtype == jnp.float32:
+      x = jnp.einsum('nhsm,nmhd->nshd', dropout(nn.softmax(logits)), value)
+    else:
+      # Divided by the sum only after the product, whose result is smaller than
+      # the weights; these are written and read once less.
+      top = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+      weights = jnp.exp(logits - top)
+      total = weights.sum(-1).swapaxes(1, 2)[..., None]  # [N, S, heads, 1]
+      weights = dropout(weights).astype(value.dtype)
+      x = float32_product('nhsm,nmhd->nshd', weights, value) / total
+      x = x.astype(value.dtype)
     return nn.Dense(
         dim, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform(),
         name='out',
