@@ -90,8 +90,9 @@ def _report(
     whole = best * count
   shape = ', '.join(f'{k}={v}' for k, v in program.mesh.shape.items())
   print(
-      f'{step} step, {topology}, {count} x {program.mesh.devices.flat[0]}, '
-      f'mesh {shape}, {whole // count} samples a chip'
+      f'{step} step, {topology}: {count} x '
+      f'{program.mesh.devices.flat[0].device_kind}, mesh {shape}, '
+      f'{whole // count} samples a chip'
   )
   try:
     compiled = program.compile(step, whole)
@@ -127,22 +128,22 @@ def describe(
   lines += [f'    {name:18} {_gib(size)}' for name, size in held.items()]
   lines += [
       f'  operations   {compiled.flops / 1e12:.4g} TFLOP',
-      f'  accessed     {compiled.accessed / 1e9:.4g} GB',
+      f'  accessed     {_amount(compiled.accessed)}',
   ]
   accessed = module.accessed()
   total = sum(accessed.values()) or 1
   lines += [
-      f'    {path:34} {size / 1e9:8.2f} GB {size / total:5.0%}'
+      f'    {path:34} {_amount(size)} {size / total:5.0%}'
       for path, size in list(accessed.items())[:modules]
   ]
   collectives = module.collectives()
   sent = sum(c.sent for c in collectives)
-  lines.append(f'  collectives  {len(collectives)}, {sent / 1e9:.4g} GB sent')
+  lines.append(f'  collectives  {len(collectives)}, {_amount(sent)} sent')
   for kind in hlo.COLLECTIVES:
     some = [c for c in collectives if c.kind == kind]
     if some:
       size = sum(c.size for c in some)
-      lines.append(f'    {kind:18} {len(some):5} {size / 1e9:8.3f} GB')
+      lines.append(f'    {kind:18} {len(some):5} {_amount(size)}')
   left = module.float32()
   lines.append(
       f'  float32      {len(left)} of {module.products()} convolutions and '
@@ -166,6 +167,11 @@ def describe(
       f'network {roof.network * 1e3:.1f} ms'
   )
   return lines
+
+
+def _amount(size: float) -> str:
+  unit, name = (1e9, 'GB') if size >= 1e8 else (1e6, 'MB')
+  return f'{size / unit:8.2f} {name}'
 
 
 def _gib(size: float) -> str:

@@ -137,7 +137,7 @@ def test_command():
       '--step=evaluate',
   )  # fmt: skip
   assert found.returncode == 0, found.stderr
-  assert found.stdout.startswith('evaluate step, cpu, ')
+  assert found.stdout.startswith('evaluate step, cpu: ')
   for field in FIELDS:
     assert f'\n  {field} ' in found.stdout
 
