@@ -105,6 +105,13 @@ def test_largest_batch_compiles_whole_slices(program, monkeypatch, capsys):
   assert '8 a chip: does not fit: 20.0GB of 15.8GB' in capsys.readouterr().out
 
 
+def test_memory_in_the_message_of_the_compiler():
+  text = 'RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used '
+  found = compile._needed(f'{text}16.90G of 15.75G hbm. Exceeded by 1.15G')
+  assert found == ': 16.90GB of 15.75GB'
+  assert compile._needed('RESOURCE_EXHAUSTED') == ''
+
+
 def test_errors(monkeypatch):
   monkeypatch.setattr(importlib.util, 'find_spec', lambda _: None)
   with pytest.raises(ValueError, match=r'v5e:2x4 needs libtpu.*\[aot\]'):

@@ -156,7 +156,7 @@ class Program:
       DoesNotFit: if a device's memory does not suffice.
     """
     key = 'batch_size' if step == 'train' else 'eval.batch_size'
-    sharding.local_batch_size(batch_size, self.mesh, key)
+    sharding.check_batch_size(batch_size, self.mesh, key)
     name = next(iter(self.datasets))
     batch = self._batch(self.datasets[name], batch_size, step)
     target = self.parts.target
