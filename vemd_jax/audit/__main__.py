@@ -85,9 +85,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   add('--round', type=int, default=2, metavar='N',
       help='decimal places of the exported output, default 2')  # fmt: skip
   add('--shadows', type=int, default=0, metavar='N',
-      help='shadow models for LiRA, an even number; default 0, no LiRA')  # fmt: skip
+      help='shadow models for LiRA, an even number; default 0, '
+      'no LiRA')  # fmt: skip
   add('--shadow_steps', type=int, default=0, metavar='N',
-      help="training steps of a shadow model (default: a quarter of the run's)")  # fmt: skip
+      help='training steps of a shadow model (default: a quarter of the '
+      "run's)")  # fmt: skip
   add('--inversion_steps', type=int, default=400, metavar='N',
       help='training steps of a decoder to pictures, default 400; 0 omits the '
       'attack')  # fmt: skip

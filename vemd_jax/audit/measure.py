@@ -10,6 +10,8 @@ from etils import epath
 from vemd_jax import workdir as workdir_lib
 
 NAME = 'audit/audit.json'
+# The baseline: the pictures that the model reads.
+PIXELS = 'pixels'
 # Fewer units, such as subjects, give no usable interval.
 FEWEST = 10
 _RESAMPLES = 500

@@ -77,7 +77,10 @@ def perform(workdir: epath.PathLike, options: Options) -> dict[str, Any]:
       for split in ('train', 'val')
   )
   wanted = attributes.find(
-      options.attributes, columns, column, *((s.files, s.truth) for s in samples)
+      options.attributes,
+      columns,
+      column,
+      *((s.files, s.truth) for s in samples),
   )
   emotion = attributes.Attribute(
       'emotion', trained.classes, fit.labels, test.labels
@@ -104,7 +107,7 @@ def perform(workdir: epath.PathLike, options: Options) -> dict[str, Any]:
   with progress.bar(len(fit.taps), 'tap', 'attacks') as bar:
     for tap in fit.taps:
       reduced = probe.reduce(fit.taps[tap], test.taps[tap])
-      pixels = reduced if tap == taps.PIXELS else pixels
+      pixels = reduced if tap == measure.PIXELS else pixels
       measures.append(attributes.attack(tap, reduced, emotion, 'utility'))
       if people is not None:
         more, curves[tap] = identity.attack(tap, reduced, people)

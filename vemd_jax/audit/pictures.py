@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from vemd_jax import canvas, plots, surfaces
-from vemd_jax.audit import taps
+from vemd_jax.audit import measure
 from vemd_jax.audit.measure import Measure
 
 _WIDTH, _ROW = 460, 22
@@ -69,7 +69,7 @@ def roc(
   drawn = []
   for i, (tap, (false, true)) in enumerate(curves.items()):
     colour = plots.COLOURS[i % len(plots.COLOURS)]
-    if tap == taps.PIXELS:
+    if tap == measure.PIXELS:
       colour = plots.TRAIN
     drawn.append(plots.Curve(tap, false, true, colour, False))
     y = 300 - 16 * (len(curves) - i)
@@ -88,7 +88,7 @@ def sheet(
   """Reconstructions beside the pictures, which show people.
 
   Args:
-    true: [n, SIDE, SIDE, 3], 0..1.
+    true: [n, h, w, 3], 0..1.
     found: tap -> reconstructions of the same pictures.
     count: number of rows.
 

@@ -10,12 +10,13 @@ from flax import linen as nn
 
 from vemd_jax import progress
 from vemd_jax.artifact import build
+from vemd_jax.audit import measure
 from vemd_jax.data import pipeline, sources
 from vemd_jax.inference.trained import Trained
 from vemd_jax.models.outputs import Outputs
 
-# The baseline: the pictures that the model reads, at this side in pixels.
-PIXELS, SIDE = 'pixels', 32
+# Side in pixels of the pictures that are compared and reconstructed.
+SIDE = 32
 # Grids are averaged to at most this side, which keeps the positions.
 _GRID = 14
 
@@ -82,7 +83,7 @@ def collect(
       labels=labels.astype(np.int64),
       pictures=pictures,
       truth=truth,
-      taps={PIXELS: pictures.reshape(len(pictures), -1), **found},
+      taps={measure.PIXELS: pictures.reshape(len(pictures), -1), **found},
   )
 
 

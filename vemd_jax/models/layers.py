@@ -5,6 +5,8 @@ the computation, but statistics and softmaxes are always float32. The blocks
 follow arXiv 2604.02397 and the authors' implementation.
 """
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,9 @@ from jax.typing import DTypeLike
 # query-key-value matrix [3 D, D].
 _attention_init = nn.initializers.variance_scaling(0.5, 'fan_avg', 'uniform')
 _conv_init = nn.initializers.he_normal()
+
+# Groups of channels in group normalization.
+_GROUPS = 8
 
 DTYPES = ('auto', 'float32', 'bfloat16')
 
@@ -46,8 +51,30 @@ def _per_channel(x: jax.Array, ndim: int) -> jax.Array:
   return x.reshape((1,) * (ndim - 1) + (-1,))
 
 
+def _norm_of(module: nn.Module) -> str:
+  """The field `norm` of the model that a module is part of, or 'batch'."""
+  while isinstance(module, nn.Module):
+    if hasattr(module, 'norm') and isinstance(module.norm, str):
+      return module.norm
+    module = module.parent
+  return 'batch'
+
+
+def _groups(x: jax.Array, epsilon: float) -> jax.Array:
+  """Normalizes each sample over its positions and groups of channels."""
+  count = math.gcd(x.shape[-1], _GROUPS)
+  grouped = x.reshape(len(x), -1, count, x.shape[-1] // count)
+  mean = grouped.mean((1, 3), keepdims=True)
+  var = jnp.square(grouped - mean).mean((1, 3), keepdims=True)
+  return ((grouped - mean) * jax.lax.rsqrt(var + epsilon)).reshape(x.shape)
+
+
 class BatchNorm(nn.Module):
   """Batch normalization with PyTorch's running statistics.
+
+  If the model's field `norm` is 'group', it is group normalization instead (8
+  groups of channels, arXiv 1803.08494), which does not mix samples and has no
+  running statistics.
 
   The running variance is the unbiased one, n / (n - 1) times the variance that
   normalizes the batch; Linen's layer stores the biased one. Under jit with a
@@ -78,9 +105,12 @@ class BatchNorm(nn.Module):
     size = (x.shape[-1],)
     scale = self.param('scale', nn.initializers.ones, size)
     bias = self.param('bias', nn.initializers.zeros, size)
+    x = x.astype(jnp.float32)
+    if _norm_of(self.parent) == 'group':
+      x = _groups(x, self.epsilon) * _per_channel(scale, x.ndim)
+      return (x + _per_channel(bias, x.ndim)).astype(self.dtype)
     running_mean = self.variable('batch_stats', 'mean', jnp.zeros, size)
     running_var = self.variable('batch_stats', 'var', jnp.ones, size)
-    x = x.astype(jnp.float32)
     if train:
       axes = tuple(range(x.ndim - 1))
       mean = x.mean(axes)
