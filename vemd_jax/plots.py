@@ -206,6 +206,8 @@ def intervals(
   for i, (name, value, low, high) in enumerate(rows):
     y = box[1] + (i + 0.5) * (box[3] - box[1]) / len(rows)
     surface.label(box[0] - 8, y + 4, name, anchor='end')
+    if not np.isfinite([value, low, high]).all():
+      continue
     (left, right, at), _ = axes.at([low, high, value], 0.0)
     surface.line(((left, y), (right, y)), EVALUATION, 1.4)
     surface.dot(at, y, 3.5, EVALUATION, f'{name}: {value:.3f}')

@@ -1,6 +1,7 @@
 """Results of attacks, with bootstrap intervals, and their JSON file."""
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -184,8 +185,11 @@ def read(workdir: epath.PathLike) -> dict[str, Any]:
   if not found:
     return {}
   try:
-    measures = [Measure(**m) for m in found['measures']]
-  except (KeyError, TypeError) as error:
+    measures = [
+        Measure(**{k: math.nan if v is None else v for k, v in m.items()})
+        for m in found['measures']
+    ]
+  except (KeyError, TypeError, AttributeError) as error:
     raise ValueError(
         f'{path} is damaged or from another version: {error}'
     ) from error

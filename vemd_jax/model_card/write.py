@@ -1,5 +1,6 @@
 """Writes the model card and the impact assessment of a run."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -177,7 +178,7 @@ def _audit(facts: run.Facts) -> Iterator[Block]:
 
 
 def _figure(one: Any) -> str:
-  if one is None or one.value is None:
+  if one is None or not math.isfinite(one.value):
     return '-'
   return f'{one.value:.3f} ({one.low:.3f} to {one.high:.3f})'
 

@@ -1,5 +1,6 @@
 """The section of a report on what the model reveals about people."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,6 +55,6 @@ def section(found: Mapping[str, Any]) -> str:
   ])
 
 
-def number(value: float | None) -> str:
+def number(value: float) -> str:
   """Three decimal places; '-' for a value that is undefined."""
-  return '-' if value is None else f'{value:.3f}'
+  return f'{value:.3f}' if math.isfinite(value) else '-'
