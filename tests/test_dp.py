@@ -209,6 +209,44 @@ def test_what_breaks_the_guarantee_is_refused(key, value):
     config_lib.check(config)
 
 
+def test_group_normalization_is_that_of_numpy_and_mixes_no_samples():
+  from flax import linen as nn
+
+  from vemd_jax.models import layers
+
+  class Inner(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+      return layers.BatchNorm(name='n')(x, train=train)
+
+  class Model(nn.Module):
+    norm: str
+
+    @nn.compact
+    def __call__(self, x, train):
+      return Inner(name='inner')(x, train)
+
+  rng = np.random.default_rng(0)
+  x = rng.normal(2, 3, size=(3, 4, 5, 16)).astype(np.float32)
+  model = Model('group')
+  variables = model.init(jax.random.key(0), jnp.asarray(x), True)
+  assert set(variables) == {'params'}
+  got = np.asarray(model.apply(variables, jnp.asarray(x), True))
+  groups = x.reshape(3, 20, 8, 2)
+  mean = groups.mean((1, 3), keepdims=True)
+  spread = np.sqrt(groups.var((1, 3), keepdims=True) + 1e-5)
+  wanted = ((groups - mean) / spread).reshape(x.shape)
+  np.testing.assert_allclose(got, wanted, atol=1e-4)
+  alone = model.apply(variables, jnp.asarray(x[:1]), False)
+  np.testing.assert_allclose(got[:1], alone, atol=1e-5)
+  other = Model('batch').init(jax.random.key(0), jnp.asarray(x), True)
+  assert set(other) == {'params', 'batch_stats'}
+  # The same parameters, so that weights fit both.
+  assert jax.tree.structure(other['params']) == jax.tree.structure(
+      variables['params']
+  )
+
+
 class Source:
   subjects = ('a', '', 'A', 'b', 'a', '')
   files = tuple('012345')

@@ -72,6 +72,12 @@ def perform(workdir: epath.PathLike, options: Options) -> dict[str, Any]:
   if data.source == 'folder':
     columns = attributes.columns(data.root)
   column = _identity(columns, data, options)
+  found = tuple(sources.make_source(data, 'val').classes)
+  if found != trained.classes:
+    raise ValueError(
+        f'--data={data.root} has the classes {", ".join(found)}, but the model '
+        f'{", ".join(trained.classes)}; expected data with the same classes'
+    )
   fit, test = samples = tuple(
       taps.collect(trained, data, split, options.digits)
       for split in ('train', 'val')
@@ -102,7 +108,7 @@ def perform(workdir: epath.PathLike, options: Options) -> dict[str, Any]:
   notes += [note] if note else []
   measures: list[Measure] = []
   curves: dict[str, Any] = {}
-  found: dict[str, np.ndarray] = {}
+  reconstructed: dict[str, np.ndarray] = {}
   pixels = None
   with progress.bar(len(fit.taps), 'tap', 'attacks') as bar:
     for tap in fit.taps:
@@ -115,7 +121,7 @@ def perform(workdir: epath.PathLike, options: Options) -> dict[str, Any]:
       measures += [attributes.attack(tap, reduced, a) for a in wanted]
       measures += membership.classifier(tap, reduced)
       if options.inversion_steps:
-        more, found[tap] = _invert(
+        more, reconstructed[tap] = _invert(
             tap, reduced, pixels, samples, people, options.inversion_steps
         )
         measures += more
@@ -140,7 +146,7 @@ def perform(workdir: epath.PathLike, options: Options) -> dict[str, Any]:
       'notes': notes,
   }
   measure.write(workdir, facts, measures, curves)
-  _draw(workdir, measures, curves, test, found,
+  _draw(workdir, measures, curves, test, reconstructed,
         trained.config.get('pictures', {}).get('people', 'show'))  # fmt: skip
   return measure.read(workdir)
 
