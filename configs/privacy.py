@@ -33,7 +33,11 @@ SWEEP = Sweep(
                 'bottleneck',
                 f'width {width}, KL {weight:g}',
                 'folder.py:ve_md',
-                {**FACES, 'model.latent.dim': width, 'losses.kl.weight': weight},
+                {
+                    **FACES,
+                    'model.latent.dim': width,
+                    'losses.kl.weight': weight,
+                },
             )
             for width, weight in POINTS
         ),
@@ -42,7 +46,12 @@ SWEEP = Sweep(
                 'DP-SGD',
                 f'noise {noise:g}',
                 'folder.py:ve_sd,dp',
-                {**FACES, 'batch_size': 128, 'dp.noise': noise, 'dp.delta': 1e-4},
+                {
+                    **FACES,
+                    'batch_size': 128,
+                    'dp.noise': noise,
+                    'dp.delta': 1e-4,
+                },
             )
             for noise in NOISES
         ),
