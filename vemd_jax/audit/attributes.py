@@ -11,7 +11,7 @@ import numpy as np
 
 from vemd_jax.audit import probe
 from vemd_jax.audit.measure import Measure
-from vemd_jax.data import files, labels_csv
+from vemd_jax.data import files, labels_csv, naming
 
 # More values than this, all of them numbers, count as a number.
 _CLASSES = 10
@@ -61,7 +61,7 @@ def columns(root: str) -> dict[str, dict[str, str]]:
     rows[first + reader.line_num] = [cell.strip() for cell in cells]
   return {
       name: {
-          labels_csv.file_key(row.file): rows[row.line][i]
+          naming.file_key(row.file): rows[row.line][i]
           for row in table.rows
           if row.line in rows and i < len(rows[row.line])
       }
@@ -88,7 +88,7 @@ def of_column(
     The attribute; None if it has one value only, or too many to be classes.
   """
   got = [
-      [values.get(labels_csv.file_key(f), '') for f in names]
+      [values.get(naming.file_key(f), '') for f in names]
       for names in (fit, test)
   ]
   numbers = [[_number(v) for v in column] for column in got]

@@ -18,7 +18,7 @@ from vemd_jax.audit import (
     taps,
 )
 from vemd_jax.audit.measure import Measure
-from vemd_jax.data import labels_csv, sources
+from vemd_jax.data import naming, sources
 from vemd_jax.inference import trained as trained_lib
 
 
@@ -94,7 +94,7 @@ def perform(workdir: epath.PathLike, options: Options) -> dict[str, Any]:
   notes, people = [], None
   if column:
     subjects = [
-        [columns[column].get(labels_csv.file_key(f), '') for f in s.files]
+        [columns[column].get(naming.file_key(f), '') for f in s.files]
         for s in samples
     ]
     people = identity.choose(*subjects)

@@ -5,21 +5,18 @@ the computation, but statistics and softmaxes are always float32. The blocks
 follow arXiv 2604.02397 and the authors' implementation.
 """
 
-import math
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from vemd_jax.models import group_norm
+
 # Uniform with the variance of torch's Xavier initialization of the joint
 # query-key-value matrix [3 D, D].
 _attention_init = nn.initializers.variance_scaling(0.5, 'fan_avg', 'uniform')
 _conv_init = nn.initializers.he_normal()
-
-# Groups of channels in group normalization.
-_GROUPS = 8
 
 DTYPES = ('auto', 'float32', 'bfloat16')
 
@@ -49,24 +46,6 @@ def compute_dtype(name: str) -> str:
 def _per_channel(x: jax.Array, ndim: int) -> jax.Array:
   """[C] -> [1, ..., 1, C] with `ndim` axes."""
   return x.reshape((1,) * (ndim - 1) + (-1,))
-
-
-def _norm_of(module: nn.Module) -> str:
-  """The field `norm` of the model that a module is part of, or 'batch'."""
-  while isinstance(module, nn.Module):
-    if hasattr(module, 'norm') and isinstance(module.norm, str):
-      return module.norm
-    module = module.parent
-  return 'batch'
-
-
-def _groups(x: jax.Array, epsilon: float) -> jax.Array:
-  """Normalizes each sample over its positions and groups of channels."""
-  count = math.gcd(x.shape[-1], _GROUPS)
-  grouped = x.reshape(len(x), -1, count, x.shape[-1] // count)
-  mean = grouped.mean((1, 3), keepdims=True)
-  var = jnp.square(grouped - mean).mean((1, 3), keepdims=True)
-  return ((grouped - mean) * jax.lax.rsqrt(var + epsilon)).reshape(x.shape)
 
 
 class BatchNorm(nn.Module):
@@ -106,8 +85,8 @@ class BatchNorm(nn.Module):
     scale = self.param('scale', nn.initializers.ones, size)
     bias = self.param('bias', nn.initializers.zeros, size)
     x = x.astype(jnp.float32)
-    if _norm_of(self.parent) == 'group':
-      x = _groups(x, self.epsilon) * _per_channel(scale, x.ndim)
+    if group_norm.kind(self.parent) == 'group':
+      x = group_norm.normalize(x, self.epsilon) * _per_channel(scale, x.ndim)
       return (x + _per_channel(bias, x.ndim)).astype(self.dtype)
     running_mean = self.variable('batch_stats', 'mean', jnp.zeros, size)
     running_var = self.variable('batch_stats', 'var', jnp.ones, size)
