@@ -17,6 +17,11 @@ from vemd_jax.models.outputs import Outputs
 
 # Side in pixels of the pictures that are compared and reconstructed.
 SIDE = 32
+# From the input to the output.
+_ORDER = (
+    'latent', 'vit_latent', 'heatmaps', 'people', 'embedding', 'logits',
+    'exported',
+)  # fmt: skip
 # Grids are averaged to at most this side, which keeps the positions.
 _GRID = 14
 
@@ -83,7 +88,10 @@ def collect(
       labels=labels.astype(np.int64),
       pictures=pictures,
       truth=truth,
-      taps={measure.PIXELS: pictures.reshape(len(pictures), -1), **found},
+      taps={
+          measure.PIXELS: pictures.reshape(len(pictures), -1),
+          **{name: found[name] for name in _ORDER if name in found},
+      },
   )
 
 
