@@ -17,7 +17,7 @@ from vemd_jax.data import poisson
 
 
 def recipe(**changes):
-  config = group_scenes.get_config('tiny,dp')
+  config = group_scenes.get_config('tiny,dp,ve_sd')
   config.update_from_flattened_dict(changes)
   return config
 

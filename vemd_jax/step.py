@@ -206,7 +206,10 @@ def make_train_step(
         faults, state, new, metrics, scalars, dataset, restart
     )
     # A training batch has no padding. Counted here, over all processes.
-    unreadable = (batch['mask'] == 0).sum()
+    if private is None:
+      unreadable = (batch['mask'] == 0).sum()
+    else:  # Rows that were not drawn are masked, too.
+      unreadable = batch['unreadable'].sum()
     return state, metrics, {**scalars, 'unreadable': unreadable}
 
   return train_step
