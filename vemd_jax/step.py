@@ -206,10 +206,12 @@ def make_train_step(
         faults, state, new, metrics, scalars, dataset, restart
     )
     # A training batch has no padding. Counted here, over all processes.
-    if private is None:
-      unreadable = (batch['mask'] == 0).sum()
-    else:  # Rows that were not drawn are masked, too.
-      unreadable = batch['unreadable'].sum()
+    used = batch['mask'].astype(jnp.int32)
+    rows = used.size
+    if private is not None:
+      # The rows after the drawn ones are padding.
+      rows = jnp.max(used * (jnp.arange(used.size) + 1))
+    unreadable = rows - used.sum()
     return state, metrics, {**scalars, 'unreadable': unreadable}
 
   return train_step
