@@ -22,6 +22,6 @@ from vemd_jax import config as config_lib
 def get_config(options: str = ''):
   config = config_lib.for_dataset('gaf3')
   # For groups the paper feeds the unprojected structure to the emotion head
-  # (section 4).
+  # (section 4); the option person_query projects it.
   config.model.head.sr_input = 'raw'
   return config_lib.finish(config, options)

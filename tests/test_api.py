@@ -8,23 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import vemd_jax
-from configs import folder, group_scenes
-from vemd_jax import train
+from configs import folder
 
 README = pathlib.Path(__file__).parents[1] / 'README.md'
 
 pytestmark = pytest.mark.usefixtures('standard_promotion')
-
-
-@pytest.fixture(scope='module')
-def trained(tmp_path_factory):
-  workdir = tmp_path_factory.mktemp('runs') / 'group_scenes'
-  config = group_scenes.get_config('tiny')
-  config.steps, config.mode = 1, 'train'
-  with jax.numpy_dtype_promotion('standard'):
-    train.train_and_evaluate(config, workdir)
-  return workdir
 
 
 def block(first: str) -> str:
@@ -37,10 +25,17 @@ def block(first: str) -> str:
   return code
 
 
-def test_the_readme_builds_an_experiment():
+@pytest.fixture(scope='module')
+def names():
+  """What the README's block on experiments defines."""
   code = block('vemd_jax.build').replace('get_config()', "get_config('tiny')")
   names = {}
-  exec(code, names)
+  with jax.numpy_dtype_promotion('standard'):
+    exec(code, names)
+  return names
+
+
+def test_the_readme_builds_an_experiment(names):
   assert float(names['value']) > 0
   gradients = names['gradients']['params']
   assert set(gradients) == set(names['experiment'].variables['params'])
@@ -51,10 +46,8 @@ def test_the_readme_builds_an_experiment():
   assert logits.shape == (len(names['experiment'].batch['label']), 3)
 
 
-def test_the_loss_is_pure_and_falls():
-  experiment = vemd_jax.build(group_scenes.get_config('tiny'))
-  variables, batch = experiment.variables, experiment.batch
-  step = jax.jit(jax.value_and_grad(experiment.loss))
+def test_the_loss_is_pure_and_falls(names):
+  variables, batch, step = names['variables'], names['batch'], names['step']
   key = jax.random.key(0)
   first, gradients = step(variables, batch, key)
   assert step(variables, batch, key)[0] == first
@@ -62,9 +55,9 @@ def test_the_loss_is_pure_and_falls():
   assert step(moved, batch, key)[0] < first
 
 
-def test_the_readme_loads_a_run(trained, monkeypatch):
-  monkeypatch.chdir(trained.parents[1])
-  code = block('vemd_jax.load').replace('runs/', f'{trained.parent.name}/')
+def test_the_readme_loads_a_run(tiny_run, monkeypatch):
+  monkeypatch.chdir(tiny_run.parents[1])
+  code = block('vemd_jax.load').replace('runs/', f'{tiny_run.parent.name}/')
   image = np.full((50, 70, 3), 90, np.uint8)
   names = {'image': image}
   exec(code, names)
@@ -81,10 +74,10 @@ def test_the_readme_loads_a_run(trained, monkeypatch):
   assert float(jnp.abs(gradient).max()) > 0
 
 
-def test_from_takes_over_sizes_and_weights(trained):
-  config = folder.get_config(f'from={trained},ve_sd')
+def test_from_takes_over_sizes_and_weights(tiny_run):
+  config = folder.get_config(f'from={tiny_run},ve_sd')
   assert config.model.encoder.width == 4 and config.model.variant == 've_sd'
   assert config.data.image_size == 96 and config.data.name == 'folder'
-  assert config.checkpoint.init_from == (str(trained),)
+  assert config.checkpoint.init_from == (str(tiny_run),)
   with pytest.raises(FileNotFoundError, match='nowhere'):
     folder.get_config('from=/nowhere')

@@ -82,7 +82,7 @@ def run(command: str, cwd: pathlib.Path, *more: str) -> str:
     program = ['-c', ANNOTATE]
   environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
   # As many devices as the machine has cores, not the eight of the tests.
-  environment.pop('XLA_FLAGS', None)
+  environment['XLA_FLAGS'] = environment['VEMD_TEST_FLAG']
   process = subprocess.run(
       [sys.executable, *program, *arguments, *more],
       cwd=cwd, env=environment, capture_output=True, text=True, check=False,

@@ -167,3 +167,16 @@ def test_few_pictures_are_trained_beyond_the_warm_up():
   config = folder.get_config()
   assert run.training_steps(config, 4) > 5 * config.optim.warmup_steps
   assert run.training_steps(folder.get_config('tiny'), 4) <= 10
+
+
+def test_raw_limbs_of_queries_are_projected_except_for_the_reference():
+  gaf3 = recipe(RECIPES[0].parent / 'gaf3.py')
+  exact = recipe(RECIPES[0].parent / 'reference.py')
+
+  def read(config):
+    return config.model.decoder, config.model.head.sr_input
+
+  assert read(gaf3('person_query')) == ('person_query', 'projected')
+  assert read(gaf3('heatmap')) == ('heatmap', 'raw')
+  assert read(gaf3('reference,person_query')) == ('person_query', 'raw')
+  assert read(exact('person_query')) == ('person_query', 'raw')

@@ -174,8 +174,8 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 
 def pinned_to_one_core(*arguments):
   """Runs Python with these arguments in a process that has one core."""
-  environment = {k: v for k, v in os.environ.items()
-                 if k not in ('XLA_FLAGS', 'PJRT_NPROC')}  # fmt: skip
+  environment = {k: v for k, v in os.environ.items() if k != 'PJRT_NPROC'}
+  environment['XLA_FLAGS'] = environment['VEMD_TEST_FLAG']
   return subprocess.run(
       [sys.executable, '-c', PIN, *arguments],
       cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300,
@@ -205,6 +205,7 @@ def test_a_run_that_is_pinned_to_one_core_ends(tmp_path):
 
 
 @pinned
+@pytest.mark.slow
 def test_two_devices_end_on_one_core(tmp_path):
   process = run(tmp_path, '--config.mesh.fsdp=2')
   assert process.returncode == 0, process.stderr

@@ -33,7 +33,7 @@ def run(code: str, folder: pathlib.Path) -> str:
       **os.environ, 'PYTHONPATH': str(ROOT), 'TMPDIR': str(folder)
   }  # fmt: skip
   # As many devices as in a notebook, not the eight of the tests.
-  environment.pop('XLA_FLAGS', None)
+  environment['XLA_FLAGS'] = environment['VEMD_TEST_FLAG']
   process = subprocess.run(
       [sys.executable, folder / 'tour.py'], cwd=ROOT, env=environment,
       capture_output=True, text=True, check=False,

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,7 +50,7 @@ def one_device():
 
 def start(*arguments):
   """The command line, in a process with a device for each core."""
-  environment = {**os.environ, 'XLA_FLAGS': ''}
+  environment = {**os.environ, 'XLA_FLAGS': os.environ['VEMD_TEST_FLAG']}
   return subprocess.Popen(
       [sys.executable, '-m', 'vemd_jax.main', *arguments],
       cwd=ROOT,
@@ -61,14 +62,10 @@ def start(*arguments):
 
 
 @pytest.fixture(scope='module')
-def straight(tmp_path_factory):
+def straight(tiny_run, tmp_path_factory):
   """One run from the first step to the last."""
-  workdir = tmp_path_factory.mktemp('straight')
-  process = start(
-      '--config=configs/group_scenes.py:tiny', f'--workdir={workdir}'
-  )
-  _, errors = process.communicate()
-  assert process.returncode == 0, errors
+  workdir = tmp_path_factory.mktemp('straight') / 'run'
+  shutil.copytree(tiny_run, workdir)
   return workdir
 
 

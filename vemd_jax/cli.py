@@ -11,6 +11,11 @@ COMMANDS = {
         'train and evaluate a recipe, or resume a run',
         'vemd train --config=configs/group_scenes.py --workdir=RUN',
     ),
+    'aot': (
+        'vemd_jax.aot',
+        'tell what a recipe needs on a TPU slice, compiled without one',
+        'vemd aot --config=configs/gaf3.py --topology=v5e:16x16',
+    ),
     'predict': (
         'vemd_jax.predict',
         'predict the group emotion of photographs, folders or videos',

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 from absl import logging
+from jax.experimental import multihost_utils
 
 from vemd_jax import processes
 
@@ -67,6 +68,11 @@ def set_up(
     # program, the collective blocks, and XLA aborts the process after 40 s.
     # A larger pool prevents this at no measurable cost.
     os.environ.setdefault('PJRT_NPROC', str(max(usable_cpus(), 4 * count)))
+  if chosen is not None and jax.process_count() > 1:
+    # The processes start at about the same time. If they met for the first time
+    # in the first step, those that compile faster would wait for the others
+    # longer than the 30 s that Gloo allows.
+    multihost_utils.sync_global_devices('start')
 
 
 def cpu_devices(

@@ -209,6 +209,53 @@ def set_up(config: ConfigDict, workdir: epath.Path) -> Run:
   epoch = pipeline.steps_per_epoch(datasets, config.batch_size)
   steps = training_steps(config, epoch)
 
+  return Run(
+      config=config,
+      workdir=workdir,
+      mesh=mesh,
+      datasets=datasets,
+      classes=classes,
+      steps=steps,
+      checkpoints=checkpoint.Checkpoints(workdir, config.checkpoint),
+      accountant=_accountant(config, opened),
+      **make_parts(config, mesh, datasets, opened, steps)._asdict(),
+  )
+
+
+class Parts(NamedTuple):
+  """What a run computes; the fields are those of `Run`."""
+
+  model: nn.Module
+  phases: tuple[phases_lib.Phase, ...]
+  train_step: Callable
+  eval_step: Callable
+  create: Callable[[], TrainState]
+  target: TrainState
+
+
+def make_parts(
+    config: ConfigDict,
+    mesh: Mesh,
+    datasets: dict[str, ConfigDict],
+    opened: dict[str, Any],
+    steps: int,
+) -> Parts:
+  """Builds the model and the steps, and computes shardings, without data.
+
+  Args:
+    config: the whole config, checked.
+    mesh: mesh of the run; its devices need not exist (`vemd_jax.aot`).
+    datasets: data settings by dataset name; their heatmap size is set here.
+    opened: training split by dataset name, of which only `classes` and `labels`
+      are read.
+    steps: number of training steps of the whole run.
+
+  Returns:
+    The parts.
+
+  Raises:
+    ValueError: if the config is invalid.
+  """
   model = _make_model(config, opened)
   phases = phases_lib.parse(config.phases, steps)
   optimizer = optim.make_phased_optimizer(config.optim, phases)
@@ -254,14 +301,8 @@ def set_up(config: ConfigDict, workdir: epath.Path) -> Run:
       place=lambda grads: jax.lax.with_sharding_constraint(grads, place),
       private=dp.settings(config),
   )
-  return Run(
-      config=config,
-      workdir=workdir,
-      mesh=mesh,
-      datasets=datasets,
-      classes=classes,
+  return Parts(
       model=model,
-      steps=steps,
       phases=phases,
       train_step=jax.jit(
           sharding.constrained(mesh, train_step),
@@ -279,8 +320,6 @@ def set_up(config: ConfigDict, workdir: epath.Path) -> Run:
       # Initialized directly with the shardings of the run.
       create=functools.partial(_create, make_state, shardings, example),
       target=target,
-      checkpoints=checkpoint.Checkpoints(workdir, config.checkpoint),
-      accountant=_accountant(config, opened),
   )
 
 

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -16,7 +17,7 @@ import pytest
 from configs import group_scenes
 from tests.artifact.test_gates import decoded, scene_maps
 from tests.models import vemd_cases
-from vemd_jax import export, inference, predict, train
+from vemd_jax import export, inference, predict
 from vemd_jax.artifact import build, read
 from vemd_jax.inference import trained as trained_lib
 from vemd_jax.models.vemd import VEMD
@@ -28,13 +29,10 @@ pytestmark = pytest.mark.usefixtures('standard_promotion')
 
 
 @pytest.fixture(scope='module')
-def run(tmp_path_factory):
-  """A run of one step, of the variant ve_md."""
+def run(tiny_run, tmp_path_factory):
+  """A run of the variant ve_md."""
   workdir = tmp_path_factory.mktemp('run') / 'run'
-  config = group_scenes.get_config('tiny,ve_md')
-  config.steps, config.mode = 1, 'train'
-  with jax.numpy_dtype_promotion('standard'):
-    train.train_and_evaluate(config, workdir)
+  shutil.copytree(tiny_run, workdir)
   return workdir
 
 

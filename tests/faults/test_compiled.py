@@ -1,4 +1,4 @@
-"""A step is compiled once for each dataset, and never again."""
+"""Compilation, once for each dataset; states that are split over devices."""
 
 import jax
 import numpy as np
@@ -52,6 +52,15 @@ def test_nothing_is_compiled_again_with_a_restored_state(
     run = run_on(monkeypatch, tmp_path, 2, 2, steps=steps)
   assert run.train_step._cache_size() == 2
   assert run.eval_step._cache_size() == 2
+
+
+@pytest.mark.slow
+def test_a_resumed_run_with_split_moments_has_the_same_bits(
+    tmp_path, monkeypatch
+):
+  for folder, steps in ('run', 4), ('run', 8), ('straight', 8):
+    run_on(monkeypatch, tmp_path / folder, 2, 2, steps=steps)
+  harness.assert_same_run(tmp_path / 'run', tmp_path / 'straight')
 
 
 @pytest.mark.slow

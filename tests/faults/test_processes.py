@@ -48,7 +48,8 @@ def together(workdir, count, *arguments, cache=None, devices=2, **more):
     free.bind(('localhost', 0))
     address = f'localhost:{free.getsockname()[1]}'
   more = {
-      'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+      'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} '
+      + os.environ['VEMD_TEST_FLAG'],
       'PJRT_NPROC': '8', **more,
   }  # fmt: skip
   running = [
@@ -59,8 +60,14 @@ def together(workdir, count, *arguments, cache=None, devices=2, **more):
       )
       for index in range(count)
   ]  # fmt: skip
-  for process in running:
-    assert process.end() == 0, process.text()
+  try:
+    for process in running:
+      assert process.end() == 0, process.text()
+  finally:
+    for process in running:
+      if process.popen.poll() is None:
+        process.popen.kill()
+        process.end()
   return [process.text() for process in running]
 
 
@@ -141,7 +148,7 @@ def test_the_model_goes_on_from_two_processes_to_one_and_to_two(
 ):
   """With batch normalization, dropout and a sampled latent."""
   arguments = [
-      f'--config=tests/faults/recipe.py:tiny,ve_md,{options}'.rstrip(','),
+      f'--config=tests/faults/recipe.py:tiny,ve_sd,{options}'.rstrip(','),
       *harness.TINY[1:], '--config.optim.schedule=constant',
       # The warm-up would be at most half of the steps.
       '--config.optim.warmup_steps=0',
@@ -151,16 +158,15 @@ def test_the_model_goes_on_from_two_processes_to_one_and_to_two(
   ]  # fmt: skip
   cache = tmp_path / 'cache'
   together(
-      tmp_path / 'straight', 1, *arguments, '--config.steps=8', devices=4,
+      tmp_path / 'straight', 1, *arguments, '--config.steps=6', devices=4,
       cache=cache,
   )  # fmt: skip
-  for count, steps in (2, 4), (1, 6), (2, 8):
+  for count, steps in (2, 2), (1, 4), (2, 6):
     together(
         tmp_path / 'run', count, *arguments, f'--config.steps={steps}',
         cache=cache,
     )  # fmt: skip
-  # Adam magnifies the rounding of gradients that are almost zero.
-  harness.assert_close_run(tmp_path / 'run', tmp_path / 'straight', 1e-3)
+  harness.assert_close_run(tmp_path / 'run', tmp_path / 'straight', 1e-4)
 
 
 @pytest.fixture(scope='module')

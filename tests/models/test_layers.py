@@ -1,5 +1,8 @@
 """Shared blocks against the golden files and against NumPy."""
 
+import functools
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -261,3 +264,112 @@ def test_odd_sizes(size, down):
 
   assert shape(layers.ResDown(6)) == (1, *down, 6)
   assert shape(layers.ResUp(6)) == (1, 2 * size[0], 2 * size[1], 6)
+
+
+def test_float32_product_and_its_gradients():
+  keys = jax.random.split(jax.random.key(0), 3)
+  x = jax.random.normal(keys[0], (2, 5, 3, 8))
+  y = jax.random.normal(keys[1], (2, 7, 3, 8))
+  out = jax.random.normal(keys[2], (2, 3, 5, 7))
+
+  def loss(product, x, y):
+    return (product('nshd,nmhd->nhsm', x, y) * out).sum()
+
+  # In float32, exactly the product that it replaces.
+  both = [
+      jax.value_and_grad(functools.partial(loss, f), (0, 1))(x, y)
+      for f in (jnp.einsum, layers.float32_product)
+  ]
+  jax.tree.map(
+      functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-6), *both
+  )
+
+  # In bfloat16, the result is float32 and no product reads float32.
+  low = (x.astype(jnp.bfloat16), y.astype(jnp.bfloat16))
+  exact = np.einsum(
+      'nshd,nmhd->nhsm', *(np.asarray(a, np.float64) for a in low)
+  )
+  found = layers.float32_product('nshd,nmhd->nhsm', *low)
+  assert found.dtype == jnp.float32
+  np.testing.assert_allclose(found, exact, atol=1e-5)
+  grad = jax.grad(functools.partial(loss, layers.float32_product), (0, 1))
+  compiled = jax.jit(grad).lower(*low).as_text()
+  products = [s for s in compiled.splitlines() if 'dot_general' in s]
+  # Those of the gradient; the text has the types of the operands.
+  assert len(products) == 2
+  assert not any(s.split('->')[0].count('xf32>') for s in products)
+  for got, want in zip(grad(*low), both[0][1]):
+    assert got.dtype == jnp.bfloat16
+    np.testing.assert_allclose(got.astype(jnp.float32), want, atol=0.1)
+
+
+def test_readout_is_a_dense_layer_in_float32():
+  x = jax.random.normal(jax.random.key(0), (2, 5, 8))
+  variables = nn.Dense(3).init(jax.random.key(1), x)
+  variables = jax.tree.map(lambda p: p + 0.1, variables)
+  np.testing.assert_array_equal(
+      layers.Readout(3).apply(variables, x), nn.Dense(3).apply(variables, x)
+  )
+  low = layers.Readout(3, jnp.bfloat16).apply(variables, x)
+  assert low.dtype == jnp.float32
+  np.testing.assert_allclose(low, nn.Dense(3).apply(variables, x), atol=0.05)
+
+
+@pytest.mark.parametrize('mean', [0.0, 30.0])
+def test_batch_norm_of_bfloat16_is_that_of_two_passes(mean):
+  x = mean + jax.random.normal(jax.random.key(0), (16, 4, 4, 8))
+  x = x.astype(jnp.bfloat16)
+  exact = np.asarray(x, np.float64)
+  average, var = exact.mean((0, 1, 2)), exact.var((0, 1, 2))
+  wanted = (exact - average) / np.sqrt(var + 1e-5)
+  # The running mean starts at 0, far from the mean of the data.
+  module = layers.BatchNorm()
+  variables = module.init(jax.random.key(1), x, train=False)
+  out, updates = module.apply(
+      variables, x, train=True, mutable=['batch_stats']
+  )
+  np.testing.assert_allclose(out, wanted, atol=2e-3)
+  stats = updates['batch_stats']
+  np.testing.assert_allclose(stats['mean'], 0.1 * average, rtol=1e-5)
+  np.testing.assert_allclose(
+      stats['var'], 0.9 + 0.1 * var * 256 / 255, rtol=1e-3
+  )
+
+  # The gradient of two passes, which float32 inputs take.
+  weights = jax.random.normal(jax.random.key(2), x.shape)
+
+  def loss(x):
+    out, _ = module.apply(variables, x, train=True, mutable=['batch_stats'])
+    return (out * weights).sum()
+
+  got = jax.grad(loss)(x).astype(jnp.float32)
+  two = jax.grad(loss)(x.astype(jnp.float32))
+  np.testing.assert_allclose(got, two, atol=0.03)
+
+
+def test_attention_in_bfloat16_is_that_of_float32():
+  keys = jax.random.split(jax.random.key(0), 3)
+  x = jax.random.normal(keys[0], (2, 5, 16))
+  memory = 3 * jax.random.normal(keys[1], (2, 9, 16))
+  variables = layers.Attention(4).init(keys[2], x, memory, train=False)
+
+  def loss(dtype, variables, x, memory):
+    out = layers.Attention(4, dtype=dtype).apply(
+        variables, x, memory, train=False
+    )
+    return jnp.square(out.astype(jnp.float32)).sum(), out
+
+  results = [
+      jax.value_and_grad(functools.partial(loss, dtype), (0, 1), has_aux=True)(
+          variables, x, memory
+      )
+      for dtype in (jnp.float32, jnp.bfloat16)
+  ]
+  (exact, low) = (jax.tree.map(np.asarray, r) for r in results)
+  np.testing.assert_allclose(
+      low[0][1].astype(np.float32), exact[0][1], atol=0.05
+  )
+  # Relative to the largest, since the gradient of the keys' bias is 0.
+  scale = max(np.abs(g).max() for g in jax.tree.leaves(exact[1]))
+  for a, b in zip(jax.tree.leaves(low[1]), jax.tree.leaves(exact[1])):
+    np.testing.assert_allclose(a.astype(np.float32), b, atol=0.01 * scale)

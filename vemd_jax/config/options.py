@@ -70,6 +70,15 @@ def laptop(config: ConfigDict) -> None:
     )
 
 
+def _person_query(config: ConfigDict, exact: bool) -> None:
+  """Decodes people from queries; projects raw limbs, unless for `reference`."""
+  config.model.decoder = 'person_query'
+  if config.model.head.sr_input == 'raw' and not exact:
+    # The limbs of 100 queries are 15,200 numbers, and the frame transformer is
+    # as wide as its input: 1.05 billion parameters.
+    config.model.head.sr_input = 'projected'
+
+
 def _relations(config: ConfigDict) -> None:
   """Detects people at their centers and reads relations between them."""
   config.model.update(variant='ve_md_sr', decoder='person_query')
@@ -216,8 +225,9 @@ def finish(
   known = dict(more or {})
   for variant in VARIANTS:
     known[variant] = lambda c, v=variant: c.model.update(variant=v)
-  for decoder in DECODERS:
-    known[decoder] = lambda c, d=decoder: c.model.update(decoder=d)
+  known['heatmap'] = lambda c: c.model.update(decoder='heatmap')
+  exact = 'reference' in options.split(',')
+  known['person_query'] = lambda c: _person_query(c, exact)
   known['relations'] = _relations
   known['dp'] = _dp
   known['audio'] = _audio

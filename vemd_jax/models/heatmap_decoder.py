@@ -84,7 +84,7 @@ class _Stage(nn.Module):
     return nn.Conv(
         self.limbs, (1, 1), dtype=self.dtype, name='logits',
         bias_init=nn.initializers.constant(-2.2),
-    )(x).astype(jnp.float32)  # fmt: skip
+    )(x)  # fmt: skip
 
 
 class HeatmapDecoder(nn.Module):
@@ -147,4 +147,6 @@ class HeatmapDecoder(nn.Module):
           name=f'stage_{s}',
       )  # fmt: skip
       logits.append(stage(x))
-    return jnp.stack(logits)
+    # Stacked in the dtype of the computation, of which float32 is only a view
+    # for the losses: the maps are the largest arrays of a step.
+    return jnp.stack(logits).astype(jnp.float32)

@@ -5,6 +5,8 @@ the computation, but statistics and softmaxes are always float32. The blocks
 follow arXiv 2604.02397 and the authors' implementation.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -48,6 +50,76 @@ def _per_channel(x: jax.Array, ndim: int) -> jax.Array:
   return x.reshape((1,) * (ndim - 1) + (-1,))
 
 
+def float32_product(subscripts: str, x: jax.Array, y: jax.Array) -> jax.Array:
+  """A product whose result is float32, whatever the dtype of its operands.
+
+  The products of its gradient are computed in the dtype of the operands; JAX
+  would convert the operands to the float32 of the result's gradient.
+
+  Args:
+    subscripts: of `jnp.einsum`; each letter is in at least two of its three
+      terms.
+    x: first operand.
+    y: second operand, of the same dtype.
+
+  Returns:
+    float32.
+  """
+  if x.dtype == jnp.float32:
+    return jnp.einsum(subscripts, x, y)
+  return _product(subscripts, x, y)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _product(subscripts, x, y):
+  return jnp.einsum(subscripts, x, y, preferred_element_type=jnp.float32)
+
+
+def _product_forward(subscripts, x, y):
+  return _product(subscripts, x, y), (x, y)
+
+
+def _product_backward(subscripts, operands, gradient):
+  x, y = operands
+  gradient = gradient.astype(x.dtype)
+  inputs, out = subscripts.split('->')
+  first, second = inputs.split(',')
+  return (
+      jnp.einsum(f'{out},{second}->{first}', gradient, y),
+      jnp.einsum(f'{first},{out}->{second}', x, gradient),
+  )
+
+
+_product.defvjp(_product_forward, _product_backward)
+
+
+class Readout(nn.Module):
+  """A linear map to float32 results, with operands of the compute dtype.
+
+  With dtype float32 it equals `nn.Dense`, whose parameters it has.
+
+  Attributes:
+    features: number of results.
+    dtype: dtype of the operands.
+  """
+
+  features: int
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """[N, S, D] -> [N, S, features] float32."""
+    kernel = self.param(
+        'kernel',
+        nn.initializers.lecun_normal(),
+        (x.shape[-1], self.features),
+    )
+    bias = self.param('bias', nn.initializers.zeros, (self.features,))
+    x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+    x = float32_product('nsd,df->nsf', x, kernel)
+    return x + _per_channel(bias, x.ndim)
+
+
 class BatchNorm(nn.Module):
   """Batch normalization with PyTorch's running statistics.
 
@@ -58,6 +130,9 @@ class BatchNorm(nn.Module):
   The running variance is the unbiased one, n / (n - 1) times the variance that
   normalizes the batch; Linen's layer stores the biased one. Under jit with a
   sharded batch the statistics are those of the global batch.
+
+  The variance is that of two passes over a float32 input, as PyTorch's; of an
+  input in bfloat16 it is computed in one pass.
 
   Attributes:
     epsilon: added to the variance.
@@ -84,16 +159,27 @@ class BatchNorm(nn.Module):
     size = (x.shape[-1],)
     scale = self.param('scale', nn.initializers.ones, size)
     bias = self.param('bias', nn.initializers.zeros, size)
-    x = x.astype(jnp.float32)
     if group_norm.kind(self.parent) == 'group':
-      x = group_norm.normalize(x, self.epsilon) * _per_channel(scale, x.ndim)
+      x = group_norm.normalize(x.astype(jnp.float32), self.epsilon)
+      x = x * _per_channel(scale, x.ndim)
       return (x + _per_channel(bias, x.ndim)).astype(self.dtype)
     running_mean = self.variable('batch_stats', 'mean', jnp.zeros, size)
     running_var = self.variable('batch_stats', 'var', jnp.ones, size)
-    if train:
-      axes = tuple(range(x.ndim - 1))
+    axes = tuple(range(x.ndim - 1))
+    low, x = x.dtype != jnp.float32, x.astype(jnp.float32)
+    if train and low:
+      # Both moments in one pass over x, and summed over the devices at once.
+      # Around the running mean they cancel less than around 0.
+      around = jax.lax.stop_gradient(running_mean.value)
+      apart = x - _per_channel(around, x.ndim)
+      offset = apart.mean(axes)
+      mean = around + offset
+      var = jnp.square(apart).mean(axes) - jnp.square(offset)
+      var = jnp.maximum(var, 0.0)
+    elif train:
       mean = x.mean(axes)
       var = jnp.square(x - _per_channel(mean, x.ndim)).mean(axes)
+    if train:
       if not self.is_initializing():
         count = x.size // x.shape[-1]
         unbiased = var * (count / max(count - 1, 1))
@@ -348,12 +434,19 @@ class Attention(nn.Module):
 
     query = project(x, 'query') * (dim // self.heads) ** -0.5
     key, value = project(memory, 'key'), project(memory, 'value')
-    weights = jnp.einsum(
-        'nshd,nmhd->nhsm', query, key, preferred_element_type=jnp.float32
-    )
-    weights = nn.softmax(weights)
-    weights = nn.Dropout(self.dropout)(weights, deterministic=not train)
-    x = jnp.einsum('nhsm,nmhd->nshd', weights.astype(value.dtype), value)
+    logits = float32_product('nshd,nmhd->nhsm', query, key)
+    dropout = nn.Dropout(self.dropout, deterministic=not train)
+    if value.dtype == jnp.float32:
+      x = jnp.einsum('nhsm,nmhd->nshd', dropout(nn.softmax(logits)), value)
+    else:
+      # Divided by the sum only after the product, whose result is smaller than
+      # the weights; these are written and read once less.
+      top = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+      weights = jnp.exp(logits - top)
+      total = weights.sum(-1).swapaxes(1, 2)[..., None]  # [N, S, heads, 1]
+      weights = dropout(weights).astype(value.dtype)
+      x = float32_product('nhsm,nmhd->nshd', weights, value) / total
+      x = x.astype(value.dtype)
     return nn.Dense(
         dim, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform(),
         name='out',

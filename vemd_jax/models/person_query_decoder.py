@@ -221,13 +221,13 @@ class PersonQueryDecoder(nn.Module):
       x = layer(x, memory, train=train)
     x = layers.LayerNorm(dtype=self.dtype, name='decoder_norm')(x)
 
-    def dense(features, name, dtype=jnp.float32):
-      return nn.Dense(features, dtype=dtype, name=name)
+    def readout(features, name):
+      return layers.Readout(features, self.dtype, name=name)
 
-    hidden = nn.relu(dense(256, 'limbs_hidden', self.dtype)(x))
-    limbs = nn.sigmoid(dense(self.limbs * 4, 'limbs')(hidden))
-    adjacency = dense(self.limbs**2, 'adjacency')(x)
-    presence = dense(1, 'presence')(x)[..., 0] if self.presence else None
+    hidden = nn.relu(nn.Dense(256, dtype=self.dtype, name='limbs_hidden')(x))
+    limbs = nn.sigmoid(readout(self.limbs * 4, 'limbs')(hidden))
+    adjacency = readout(self.limbs**2, 'adjacency')(x)
+    presence = readout(1, 'presence')(x)[..., 0] if self.presence else None
     return (
         limbs.reshape(n, self.queries, self.limbs, 4),
         adjacency.reshape(n, self.queries, self.limbs, self.limbs),

@@ -1,0 +1,1 @@
+"""What a run's steps need on hardware, from compiling them without it."""
