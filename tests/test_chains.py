@@ -290,6 +290,16 @@ def test_the_claim_on_all_groups(tmp_path):
   assert text.count('| ve_sd | 2 |') == 2 * 5
 
 
+@pytest.mark.slow
+def test_the_price_of_privacy(tmp_path):
+  """One row of the sweep in configs/privacy.py, and the table."""
+  official_data.folder(tmp_path / 'FACES')
+  sweep, table = documented('configs/privacy.py')
+  only = '--only=bottleneck/width 4, KL 0.01'
+  run(sweep, tmp_path, '--seeds=1', only, '--config.steps=4')
+  assert '| width 4, KL 0.01 | 1 |' in run(table, tmp_path)
+
+
 # A row of each table, which starts from stage 1.
 PAPER = {
     'gaf3': 've_md_sr raw',

@@ -254,7 +254,7 @@ def test_places():
 
 
 @pytest.mark.parametrize(
-    'path', ['configs/claim.py', *sorted(
+    'path', ['configs/claim.py', 'configs/privacy.py', *sorted(
         str(p.relative_to(ROOT)) for p in (ROOT / 'configs/paper').glob('*.py')
     )]
 )  # fmt: skip

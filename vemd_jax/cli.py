@@ -92,6 +92,11 @@ COMMANDS = {
         'make the table of a sweep, or the mean of several runs',
         'vemd table SWEEP',
     ),
+    'audit': (
+        'vemd_jax.audit',
+        'measure what a run reveals about the people in its pictures',
+        'vemd audit RUN --data=DIR',
+    ),
     'card': (
         'vemd_jax.card',
         'write the model card of a run',

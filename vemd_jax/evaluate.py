@@ -209,6 +209,10 @@ def report(run: Run) -> None:
   ) as writer:
     results, said = _results(run, variables, step, writer)
     pictures = gallery.pictures(run, variables, step, said)
+    if run.accountant:
+      # The checkpoint was selected among all, so all their steps count.
+      last = run.checkpoints.latest_step() or step
+      results['privacy'] = run.accountant.spent(last)
     if jax.process_index() == 0:
       _store(run, {'step': step, **results}, said)
       gallery.store(run.workdir, pictures)

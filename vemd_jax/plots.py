@@ -180,6 +180,39 @@ def reliability(
     surface.dot(x, y, 3.5, EVALUATION, name)
 
 
+def intervals(
+    surface: Svg | Raster,
+    title: str,
+    rows: Sequence[tuple[str, float, float, float]],
+    chance: float,
+) -> None:
+  """Draws a value and its interval in each row, and chance as a dashed line.
+
+  Args:
+    surface: surface to draw on.
+    title: title of the plot.
+    rows: (name, value, low, high) from top to bottom.
+    chance: value without any information.
+  """
+  w, h = surface.width, surface.height
+  surface.label(8, 18, title, 13, INK)
+  values = np.array([row[1:] for row in rows], np.float64)
+  values = np.append(values[np.isfinite(values)], chance)
+  box = 110, 30, w - 20, h - 34
+  axes = _Axes(surface, box, _margin(values), (0.0, 1.0))
+  axes.frame(ticks(*_margin(values), most=5), [], '')
+  x, _ = axes.at(chance, 0.0)
+  surface.line(((x, box[1]), (x, box[3])), GREY, dashed=True, name='chance')
+  for i, (name, value, low, high) in enumerate(rows):
+    y = box[1] + (i + 0.5) * (box[3] - box[1]) / len(rows)
+    surface.label(box[0] - 8, y + 4, name, anchor='end')
+    if not np.isfinite([value, low, high]).all():
+      continue
+    (left, right, at), _ = axes.at([low, high, value], 0.0)
+    surface.line(((left, y), (right, y)), EVALUATION, 1.4)
+    surface.dot(at, y, 3.5, EVALUATION, f'{name}: {value:.3f}')
+
+
 def _points(curve: Curve) -> dict[str, np.ndarray]:
   """The finite points, averaged over intervals if there are many."""
   x, y = np.asarray(curve.x, np.float64), np.asarray(curve.y, np.float64)

@@ -211,7 +211,8 @@ def progress_line(
   Args:
     step: number of steps done.
     total: number of steps of the whole run.
-    metrics: `loss`, and `accuracy` if there are labels.
+    metrics: `loss`, `accuracy` if there are labels, and `epsilon` in private
+      training.
     rates: rates from `Clock.report`.
 
   Returns:
@@ -222,6 +223,8 @@ def progress_line(
   parts.append(f'loss {float(metrics["loss"]):<8.5g}')
   if 'accuracy' in metrics:
     parts.append(f'accuracy {float(metrics["accuracy"]):.3f}')
+  if 'epsilon' in metrics:
+    parts.append(f'epsilon {metrics["epsilon"]:.3g}')
   parts.append(f'{rates["examples_per_second"]:5.4g} ex/s')
   parts.append(f'wait {100 * rates["input_wait"]:2.0f}%')
   parts.append(f'{duration(rates["seconds_left"])} left')

@@ -15,13 +15,13 @@ from flax import linen as nn
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vemd_jax import checkpoint, guard, losses, optim, sharding, stopping
+from vemd_jax import checkpoint, dp, guard, losses, optim, sharding, stopping
 from vemd_jax import config as config_lib
 from vemd_jax import phases as phases_lib
 from vemd_jax import rng as rng_lib
 from vemd_jax import state as state_lib
 from vemd_jax import step as step_lib
-from vemd_jax.data import pipeline, sources, vit_features
+from vemd_jax.data import pipeline, poisson, sources, vit_features
 from vemd_jax.models import layers, vit
 from vemd_jax.models.vemd import VEMD
 from vemd_jax.state import TrainState
@@ -45,6 +45,7 @@ class Run:
     create: creates an initial state, sharded over the mesh.
     target: shapes, dtypes and shardings of the state.
     checkpoints: checkpoints of the workdir.
+    accountant: of differentially private training, else None.
     stop: tells whether the run was asked to stop.
     last_evaluation: (step, split, metrics, predictions by dataset) of the last
       split evaluated.
@@ -63,6 +64,7 @@ class Run:
   create: Callable[[], TrainState]
   target: TrainState
   checkpoints: checkpoint.Checkpoints
+  accountant: dp.Accountant | None = None
   stop: stopping.Stop = dataclasses.field(default_factory=stopping.Stop)
   last_evaluation: tuple[int, str, dict, dict] | None = None
 
@@ -215,6 +217,7 @@ def set_up(config: ConfigDict, workdir: epath.Path) -> Run:
       classes=classes,
       steps=steps,
       checkpoints=checkpoint.Checkpoints(workdir, config.checkpoint),
+      accountant=_accountant(config, opened),
       **make_parts(config, mesh, datasets, opened, steps)._asdict(),
   )
 
@@ -296,6 +299,7 @@ def make_parts(
       ema_decay=config.optim.ema_decay,
       faults=config.faults,
       place=lambda grads: jax.lax.with_sharding_constraint(grads, place),
+      private=dp.settings(config),
   )
   return Parts(
       model=model,
@@ -317,6 +321,13 @@ def make_parts(
       create=functools.partial(_create, make_state, shardings, example),
       target=target,
   )
+
+
+def _accountant(config: ConfigDict, opened: dict) -> dp.Accountant | None:
+  if dp.settings(config) is None:
+    return None
+  (source,) = opened.values()
+  return dp.Accountant(config, len(poisson.units(source, config.dp.unit)))
 
 
 def _create(make_state, shardings, example) -> TrainState:

@@ -10,6 +10,7 @@ import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
+from vemd_jax import dp as dp_lib
 from vemd_jax import guard, losses, rng, skeletons
 from vemd_jax import phases as phases_lib
 from vemd_jax.data import heatmaps
@@ -85,6 +86,7 @@ def make_train_step(
     ema_decay: float = 0.0,
     faults: ConfigDict | None = None,
     place: Callable[[Any], Any] = lambda grads: grads,
+    private: dp_lib.Private | None = None,
 ) -> Callable[..., tuple[TrainState, Metrics, dict[str, jax.Array]]]:
   """Builds the training step.
 
@@ -103,6 +105,7 @@ def make_train_step(
     place: constrains the sharding of the gradients. Where the optimizer's
       moments are sharded, a device then receives the sum over the batch only
       for its part of a gradient.
+    private: settings of differentially private training, or None.
 
   Returns:
     `(state, batch, dataset) -> (state, metrics, scalars)`; `dataset` is static.
@@ -158,6 +161,9 @@ def make_train_step(
     grads = jax.tree.map(lambda g: g / accumulation, grads)
     return grads, metrics.reduce(), stats, loss.mean()
 
+  if private is not None:
+    gradients = dp_lib.gradients(loss_fn, private, seed)
+
   def train_step(state: TrainState, batch: Batch, dataset: str):
     keys = rng.at_step(seed, state.step)
     grads, metrics, stats, loss = gradients(state, batch, dataset, keys)
@@ -200,7 +206,12 @@ def make_train_step(
         faults, state, new, metrics, scalars, dataset, restart
     )
     # A training batch has no padding. Counted here, over all processes.
-    unreadable = (batch['mask'] == 0).sum()
+    used = batch['mask'].astype(jnp.int32)
+    rows = used.size
+    if private is not None:
+      # The rows after the drawn ones are padding.
+      rows = jnp.max(used * (jnp.arange(used.size) + 1))
+    unreadable = rows - used.sum()
     return state, metrics, {**scalars, 'unreadable': unreadable}
 
   return train_step

@@ -22,7 +22,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from vemd_jax import config as config_lib
-from vemd_jax import evaluate, guard, optim, phases, sharding, weights
+from vemd_jax import dp, evaluate, guard, optim, phases, sharding, weights
 from vemd_jax import workdir as workdir_lib
 from vemd_jax import writer as writer_lib
 from vemd_jax.data import pipeline
@@ -166,7 +166,9 @@ def _loop(
   config, start = run.config, int(state.step)
   clock = Clock(run.steps, config.batch_size, start)
   learning_rate = optim.make_learning_rate(config.optim, run.phases)
-  names = functools.partial(pipeline.sample_names, **_data_order(run))
+  names = functools.partial(
+      pipeline.sample_names, **_data_order(run), sampling=dp.sampling(config)
+  )
   window = Window(config, run.datasets, run.classes, stored, names)
 
   for step in range(start, run.steps + 1):
@@ -211,6 +213,8 @@ def _loop(
     if done % config.log_every == 0 or done == run.steps:
       run.checkpoints.check()
       scalars = window.compute()
+      if run.accountant:
+        scalars['epsilon'] = run.accountant.epsilon(done)
       rates = clock.report(done)
       writer.scalars(
           done,
@@ -261,9 +265,11 @@ def _describe_parameters(run: Run, state: TrainState) -> None:
 
 
 def _train_batches(run: Run, start: int) -> Iterator:
-  rows = sharding.local_rows(run.mesh, run.config.batch_size)
+  sampling = dp.sampling(run.config)
+  count = sampling.rows if sampling else run.config.batch_size
+  rows = sharding.local_rows(run.mesh, count)
   return pipeline.train_batches(
-      **_data_order(run), start_step=start, rows=rows
+      **_data_order(run), start_step=start, rows=rows, sampling=sampling
   )
 
 

@@ -143,7 +143,7 @@ class Writer:
     for name, picture in pictures.items():
       for logger in self._loggers:
         logger.picture(step, name, picture)
-      _save(folder / (name.replace('/', '_') + '.png'), picture)
+      save_picture(folder / (name.replace('/', '_') + '.png'), picture)
 
   def confusion(
       self,
@@ -169,7 +169,7 @@ class Writer:
     for logger in self._loggers:
       logger.picture(step, f'{split}/confusion', picture)
     if to_file:
-      _save(self.workdir / 'confusion.png', picture)
+      save_picture(self.workdir / 'confusion.png', picture)
 
   def curves(self, best: int | None = None) -> None:
     """Draws the metrics of metrics.jsonl into curves.png.
@@ -179,7 +179,7 @@ class Writer:
     """
     if self._active:
       picture = plots.curves_picture(read_lines(self._metrics), best)
-      _save(self.workdir / 'curves.png', picture)
+      save_picture(self.workdir / 'curves.png', picture)
 
   def progress(
       self,
@@ -353,8 +353,8 @@ def read_lines(path: epath.PathLike) -> list[dict[str, Any]]:
   return lines
 
 
-def _save(path: epath.Path, picture: np.ndarray) -> None:
-  """Writes a picture as PNG."""
+def save_picture(path: epath.Path, picture: np.ndarray) -> None:
+  """Writes a picture, uint8 [H, W, 3], as PNG."""
   png = cv2.imencode('.png', picture[..., ::-1])[1].tobytes()
   workdir_lib.write(path, png)
 

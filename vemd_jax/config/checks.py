@@ -5,7 +5,7 @@ import sys
 
 from ml_collections import ConfigDict
 
-from vemd_jax import guard, import_path, optim, phases, viz
+from vemd_jax import dp, guard, import_path, optim, phases, viz
 from vemd_jax.config.options import DECODERS, VARIANTS
 from vemd_jax.data import sources
 from vemd_jax.models import layers
@@ -118,6 +118,7 @@ def check(config: ConfigDict) -> None:
       'model.variant': (*VARIANTS, 'vit'),
       'model.decoder': DECODERS,
       'model.dtype': layers.DTYPES,
+      'model.norm': ('batch', 'group'),
       'model.head.latent_input': ('flat', 'pooled'),
       'model.head.sr_input': ('raw', 'projected', 'relations'),
       'model.head.attend': ('frames', 'batch'),
@@ -220,6 +221,7 @@ def check(config: ConfigDict) -> None:
         f'config.model.person_query.st_gcn is {model.person_query.st_gcn!r}, '
         "but initial='centers' decodes no adjacency; expected none"
     )
+  dp.check(config)
   unknown = set(config.model.parts) - {'body', 'face'}
   if unknown:
     raise ValueError(

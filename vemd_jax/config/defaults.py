@@ -117,6 +117,8 @@ def default() -> ConfigDict:
       'num_encoders': 1,
       # auto: bfloat16 on TPU and GPU, float32 on the CPU.
       'dtype': 'auto',
+      # batch, or group: normalization that does not mix samples.
+      'norm': 'batch',
       'encoder': {
           'name': 'resnet50',
           'width': 64,
@@ -249,6 +251,23 @@ def default() -> ConfigDict:
       # A separate optimizer state for each dataset of a mixture, as in the
       # reference.
       'per_dataset': False,
+  })
+
+  # Differentially private training, see vemd_jax.dp and docs/privacy.md. The
+  # guarantee holds only for those who do not know `seed`, which is also in the
+  # workdir's config.json.
+  config.dp = ConfigDict({
+      # Standard deviation of the noise in units of clip; 0 is no DP.
+      'noise': 0.0,
+      # Largest L2 norm of the gradient of a sample.
+      'clip': 1.0,
+      # Probability with which the guarantee may fail; less than 1 / units.
+      'delta': 1e-5,
+      # Whose data are protected: sample (picture or clip), or subject, of whom
+      # a step uses one sample.
+      'unit': 'sample',
+      # Number of samples whose gradients are computed at a time.
+      'microbatch': 8,
   })
 
   # Phases of the training, in order: dicts with any of

@@ -115,6 +115,14 @@ def _cached(config: ConfigDict) -> None:
       data.vit_dim = 0
 
 
+def _dp(config: ConfigDict) -> None:
+  """Trains with differential privacy, see vemd_jax.dp."""
+  config.dp.noise = 1.0
+  config.model.norm = 'group'
+  # Clipping after the noise would only rescale it.
+  config.optim.clip = 0.0
+
+
 def reference(config: ConfigDict) -> None:
   """Sets all fields to reproduce the authors' code, including its bugs."""
   config.model.dtype = 'float32'
@@ -221,6 +229,7 @@ def finish(
   exact = 'reference' in options.split(',')
   known['person_query'] = lambda c: _person_query(c, exact)
   known['relations'] = _relations
+  known['dp'] = _dp
   known['audio'] = _audio
   known['text'] = _text
   known['cached'] = _cached

@@ -1,7 +1,8 @@
 """Features computed once for each row of a dataset and stored beside the data.
 
 A cache is a folder with one `KEY.npz` per distinct content, an `index.jsonl`
-that maps rows to keys, and an `index.meta.json` with the settings used.
+that maps rows to keys, an `index.meta.json` with the settings used, and a
+README.md that says what it holds about people.
 """
 
 import collections
@@ -20,6 +21,15 @@ from vemd_jax import progress
 from vemd_jax.data import files, jsonl
 
 _INDEX = 'index.jsonl'
+_NOTICE = '''# What this folder holds about people
+
+- `KEY.npz`: {}, one file for each distinct picture, sound or text.
+- `index.jsonl`: the name of each row's file, its size or time, and its KEY.
+
+It is derived from single pictures or recordings and may identify the people in
+them: protect it like them, and delete the folder with them. The programs that
+use it compute it again if it is missing.
+'''
 # Keys are parts of file names, which must stay inside the cache.
 _KEY = re.compile('[0-9a-f-]{1,80}')
 # Folders beside the data, and the commands that fill them.
@@ -77,6 +87,8 @@ def fill(
     overwrite: bool = False,
     workers: int = 1,
     dtype: type = np.float16,
+    *,
+    holds: str,
 ) -> Counts:
   """Computes the features that are not cached yet.
 
@@ -88,6 +100,7 @@ def fill(
     workers: number of threads.
     dtype: dtype of the stored arrays; half precision suffices for sound and
       text.
+    holds: what the features are of, for README.md.
 
   Returns:
     Counts. Unreadable rows are left out and retried by the next call.
@@ -97,6 +110,7 @@ def fill(
     RuntimeError: another process is filling the cache.
   """
   with jsonl.lock(cache / _INDEX):
+    (cache / 'README.md').write_text(_NOTICE.format(holds), encoding='utf-8')
     return _fill(cache, made_with, jobs, overwrite, workers, dtype)
 
 

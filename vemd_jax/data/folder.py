@@ -109,6 +109,7 @@ class Folder:
     labels: [n] int32, -1 without label.
     files: names as in labels.csv.
     sources: the column `source` of labels.csv, '' without it.
+    subjects: the column `subject`, '' without it.
     report: what was read and left out.
   """
 
@@ -171,6 +172,7 @@ class Folder:
     )
     self.files = [row.file for row in rows]
     self.sources = [row.source for row in rows]
+    self.subjects = [row.subject for row in rows]
     self._audio_paths = [
         self._path(table.path, row, row.audio, inside) if row.audio else None
         for row in rows

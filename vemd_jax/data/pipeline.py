@@ -25,7 +25,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from vemd_jax.data import decoding, transforms
+from vemd_jax.data import decoding, poisson, transforms
 from vemd_jax.data.sources import Settings, make_source, plain
 
 Batch = dict[str, np.ndarray]
@@ -112,6 +112,7 @@ def train_batches(
     seed: int,
     start_step: int = 0,
     rows: Sequence[int] | None = None,
+    sampling: poisson.Sampling | None = None,
 ) -> Iterator[tuple[str, Batch]]:
   """Yields training batches, shuffled and augmented, without end.
 
@@ -122,6 +123,8 @@ def train_batches(
     start_step: step of the first batch.
     rows: rows of the global batch that this process reads, see
       `sharding.local_rows`; None reads all.
+    sampling: how private batches are drawn; `batch_size` is then their expected
+      size.
 
   Yields:
     Name of the dataset, and these rows of a batch of it.
@@ -129,10 +132,9 @@ def train_batches(
   names = list(datasets)
   streams = [
       _batches(
-          _shuffled(make_source(data, 'train'), name, seed).random_map(
-              make_transform(data, train=True)
-          ),
-          batch_size,
+          _stream(make_source(data, 'train'), name, batch_size, seed, sampling)
+          .random_map(make_transform(data, train=True)),
+          batch_size if sampling is None else sampling.rows,
           rows,
       )
       for name, data in datasets.items()
@@ -149,7 +151,11 @@ def train_batches(
 
 
 def sample_names(
-    step: int, datasets: Mapping[str, Settings], batch_size: int, seed: int
+    step: int,
+    datasets: Mapping[str, Settings],
+    batch_size: int,
+    seed: int,
+    sampling: poisson.Sampling | None = None,
 ) -> list[str]:
   """Names of the samples in a batch of `train_batches`, without decoding.
 
@@ -158,11 +164,18 @@ def sample_names(
     datasets: datasets of the run, as for `train_batches`.
     batch_size: global batch size.
     seed: seed of the run.
+    sampling: see `train_batches`.
 
   Returns:
     The file of each sample; its index if the source has no file names.
   """
   sources = {n: make_source(data, 'train') for n, data in datasets.items()}
+  if sampling is not None:
+    ((name, source),) = sources.items()
+    drawn = poisson.Drawn(source, name, seed, batch_size, sampling)
+    drawn = drawn.indices(step)
+    files = getattr(source, 'files', None)
+    return [str(i) if files is None else files[i] for i in drawn]
   streams = [
       _shuffled(range(len(source)), name, seed).batch(batch_size)
       for name, source in sources.items()
@@ -174,14 +187,32 @@ def sample_names(
   return [str(i) if files is None else files[i] for i in indices]
 
 
+def _stream(
+    source: Sequence,
+    name: str,
+    batch_size: int,
+    seed: int,
+    sampling: poisson.Sampling | None,
+) -> grain.MapDataset:
+  """The samples of a dataset in the order of the batches, without end."""
+  if sampling is None:
+    return _shuffled(source, name, seed)
+  drawn = poisson.Drawn(source, name, seed, batch_size, sampling)
+  return grain.MapDataset.source(drawn).seed(_own_seed(name, seed))
+
+
 def _shuffled(elements: Sequence, name: str, seed: int) -> grain.MapDataset:
   """A dataset without end, reshuffled in every epoch."""
+  read = grain.MapDataset.source(elements).seed(_own_seed(name, seed))
+  # Repeat before batching, since a split may be smaller than a batch.
+  return read.shuffle().repeat()
+
+
+def _own_seed(name: str, seed: int) -> int:
   # The 0 was the index of the process when each had a shard of its own; with
   # it, the order of a single process is that of earlier versions.
   entropy = (seed, zlib.crc32(name.encode()), 0)
-  own_seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
-  # Repeat before batching, since a split may be smaller than a batch.
-  return grain.MapDataset.source(elements).seed(own_seed).shuffle().repeat()
+  return int(np.random.SeedSequence(entropy).generate_state(1)[0])
 
 
 def _batches(

@@ -281,6 +281,7 @@ class _WithVitFeatures:
     self.classes, self.labels = source.classes, source.labels
     self.files, self.report = source.files, source.report
     self.sources = getattr(source, 'sources', None)
+    self.subjects = getattr(source, 'subjects', None)
 
   def __len__(self) -> int:
     return len(self._source)
@@ -318,7 +319,7 @@ class Cached:
     self._source, self._frames, self._max_side = source, frames, max_side
     self._records: dict[int, decoding.Record] = {}
     self.classes, self.labels = source.classes, source.labels
-    for name in ('files', 'sources', 'report'):
+    for name in ('files', 'sources', 'subjects', 'report'):
       setattr(self, name, getattr(source, name, None))
 
   def __len__(self) -> int:

@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from vemd_jax.audit import measure
 from vemd_jax.data import jsonl
 from vemd_jax.report import statistics
 from vemd_jax.workdir import read_json
@@ -21,6 +22,7 @@ class Facts(NamedTuple):
     versions: versions of libraries, and devices.
     data: dataset -> split -> counts; {} if the run did not write them.
     sources: (dataset, split, origin) -> (right, count).
+    audit: from `audit.measure.read`; {} if the run was not audited.
   """
 
   name: str
@@ -30,6 +32,7 @@ class Facts(NamedTuple):
   versions: dict[str, Any]
   data: dict[str, Any]
   sources: dict[tuple[str, str, str], tuple[int, int]]
+  audit: dict[str, Any]
 
   def evaluations(self) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     """Split, dataset and metrics of each evaluation."""
@@ -72,6 +75,7 @@ def read(workdir: pathlib.Path) -> Facts:
       versions=read_json(workdir / 'versions.json'),
       data=read_json(workdir / 'data.json'),
       sources=_sources(workdir / 'predictions.jsonl', workdir),
+      audit=measure.read(workdir),
   )
 
 

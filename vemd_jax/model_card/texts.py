@@ -37,9 +37,19 @@ DUTIES = (
 NO_ANONYMITY = (
     'There is no claim of anonymity. Skeletons alone allow re-identification '
     '(80 %) and gender inference (87 %) in published work '
-    '([arXiv 2111.15129](https://arxiv.org/abs/2111.15129)). What this model’s '
-    'latent, its decoded structure and its weights reveal has not been '
-    'measured.'
+    '([arXiv 2111.15129](https://arxiv.org/abs/2111.15129)).'
+)
+
+NOT_AUDITED = (
+    'What this model’s latent, its decoded structure and its weights reveal '
+    'has not been measured; `vemd audit` measures it.'
+)
+
+AUDITED = (
+    'Measured by `vemd audit`, with attackers that are fitted on the training '
+    'split and tested on the split val. An attack that fails shows that this '
+    'attack fails, not that none succeeds. In brackets: 95 % bootstrap '
+    'intervals. pixels: the input of the model, as a baseline.'
 )
 
 LIMITS = (

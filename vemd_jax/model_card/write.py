@@ -1,5 +1,6 @@
 """Writes the model card and the impact assessment of a run."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -62,6 +63,7 @@ def card(facts: run.Facts) -> list[Block]:
       List(texts.LIMITS),
       Heading(2, 'Privacy'),
       texts.NO_ANONYMITY,
+      *_audit(facts),
       _outputs(facts),
   ]
 
@@ -151,6 +153,36 @@ def _results(facts: run.Facts) -> Iterator[Block]:
       yield Table(('accuracy by source', 'samples', '95 % interval'), rows)
 
 
+def _audit(facts: run.Facts) -> Iterator[Block]:
+  """What attacks found at each tap of the model, a table for each attack."""
+  if not facts.audit:
+    yield texts.NOT_AUDITED
+    return
+  yield texts.AUDITED
+  groups: dict[tuple, list] = {}
+  for one in facts.audit['measures']:
+    groups.setdefault((one.attack, one.target), []).append(one)
+  for (attack, target), found in groups.items():
+    metrics = list(dict.fromkeys(m.metric for m in found))
+    cells = {(m.tap, m.metric): m for m in found}
+    chances = {m.metric: m.chance for m in found}
+    yield Heading(3, literal(f'{attack}: {target}'))
+    yield Table(
+        ('tap', *(f'{literal(m)}, chance {chances[m]:.3f}' for m in metrics)),
+        [
+            (literal(tap), *(_figure(cells.get((tap, m))) for m in metrics))
+            for tap in dict.fromkeys(m.tap for m in found)
+        ],
+    )
+  yield from map(literal, facts.audit['notes'])
+
+
+def _figure(one: Any) -> str:
+  if one is None or not math.isfinite(one.value):
+    return '-'
+  return f'{one.value:.3f} ({one.low:.3f} to {one.high:.3f})'
+
+
 def _outputs(facts: run.Facts) -> str:
   if facts.config['model']['variant'] in ('ve_md', 've_md_sr'):
     return (
@@ -172,7 +204,7 @@ def assessment(facts: run.Facts) -> list[Block]:
   people = facts.config.get('pictures', {}).get('people')
   stored = [
       'Checkpoints: weights, which may reveal something about training '
-      'pictures. Not measured.',
+      'pictures.',
       'Metrics, results, config: aggregates, no person.',
       'predictions.jsonl, if present: names of files and their probabilities; '
       '`vemd scrub --hash_names` hashes the names.',
@@ -219,7 +251,9 @@ def assessment(facts: run.Facts) -> list[Block]:
       Heading(2, '3. Risks'),
       List([
           'Re-identification and inference of attributes from structure or '
-          'latents. ' + texts.NO_ANONYMITY,
+          'latents. ' + texts.NO_ANONYMITY + ' '
+          + ('The model card has the results of `vemd audit`.'
+             if facts.audit else texts.NOT_AUDITED),
           'Wrong output. Error rates are in the model card, section Results.',
           'Use on single people or in a prohibited place.',
           'Unequal errors between groups of people: not measured by this run. '

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from vemd_jax.models import group_norm
+
 # Uniform with the variance of torch's Xavier initialization of the joint
 # query-key-value matrix [3 D, D].
 _attention_init = nn.initializers.variance_scaling(0.5, 'fan_avg', 'uniform')
@@ -121,6 +123,10 @@ class Readout(nn.Module):
 class BatchNorm(nn.Module):
   """Batch normalization with PyTorch's running statistics.
 
+  If the model's field `norm` is 'group', it is group normalization instead (8
+  groups of channels, arXiv 1803.08494), which does not mix samples and has no
+  running statistics.
+
   The running variance is the unbiased one, n / (n - 1) times the variance that
   normalizes the batch; Linen's layer stores the biased one. Under jit with a
   sharded batch the statistics are those of the global batch.
@@ -153,6 +159,10 @@ class BatchNorm(nn.Module):
     size = (x.shape[-1],)
     scale = self.param('scale', nn.initializers.ones, size)
     bias = self.param('bias', nn.initializers.zeros, size)
+    if group_norm.kind(self.parent) == 'group':
+      x = group_norm.normalize(x.astype(jnp.float32), self.epsilon)
+      x = x * _per_channel(scale, x.ndim)
+      return (x + _per_channel(bias, x.ndim)).astype(self.dtype)
     running_mean = self.variable('batch_stats', 'mean', jnp.zeros, size)
     running_var = self.variable('batch_stats', 'var', jnp.ones, size)
     axes = tuple(range(x.ndim - 1))

@@ -74,6 +74,8 @@ class VEMD(nn.Module):
     fusion: method, audio ('none', 'embedding', 'mel'), text (bool), dim,
       modality_dropout; see `Fusion`.
     classes: (dataset, number of classes) pairs; 0 means no emotion head.
+    norm: 'batch', or 'group' for layers that do not mix samples; see
+      `layers.BatchNorm`.
   """
 
   variant: str
@@ -89,6 +91,7 @@ class VEMD(nn.Module):
   head: Mapping
   fusion: Mapping
   classes: tuple[tuple[str, int], ...]
+  norm: str = 'batch'
 
   def setup(self):
     self._check()
@@ -443,6 +446,7 @@ class VEMD(nn.Module):
             for name in (self.head.get('name', 'frame_transformer'),)
             if not import_path.is_path(name)
         ),
+        ('norm', self.norm, ('batch', 'group')),
         ('num_encoders', self.num_encoders, (1, 2)),
         ('fusion.audio', self.fusion['audio'], ('none', 'embedding', 'mel')),
         *(('parts', part, PARTS) for part in self.parts),

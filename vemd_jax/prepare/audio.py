@@ -230,7 +230,11 @@ def cache(
         )
     )
   folder = data / feature_cache.FOLDERS['audio']
-  return feature_cache.fill(folder, made_with, jobs, overwrite, workers)
+  return feature_cache.fill(
+      folder, made_with, jobs, overwrite, workers,
+      holds='log-mel spectrograms of recordings, in which voices can be '
+      'recognized',
+  )  # fmt: skip
 
 
 def _stamp(path: str) -> list[int]:

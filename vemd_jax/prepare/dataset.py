@@ -400,6 +400,7 @@ def _write(
       'options': dataclasses.asdict(options),
       'facts': index.facts,
       'splits': {split: len(rows) for split, rows in lines.items()},
+      'about_people': report['about_people'],
   }
   _write_text(
       out / 'prepared.json',

@@ -174,8 +174,9 @@ def cache(
 
   jobs = [job(i) for i in range(len(source))]
   return feature_cache.fill(
-      data / vit_features.CACHE, settings, jobs, overwrite, workers, np.float32
-  )
+      data / vit_features.CACHE, settings, jobs, overwrite, workers, np.float32,
+      holds='features of pictures, from a frozen vision transformer',
+  )  # fmt: skip
 
 
 def _stamp(path: pathlib.Path) -> list[int]:

@@ -9,6 +9,39 @@ from typing import Any
 from vemd_jax.data import naming
 
 
+def _about_people(options: Any, samples: Iterable[Any]) -> dict[str, str]:
+  """What the prepared data hold about people, for report.json and
+  prepared.json.
+
+  Args:
+    options: options of the preparation.
+    samples: samples of the index.
+
+  Returns:
+    Name of a field of the data -> what it holds; only fields that are filled.
+  """
+  samples = list(samples)
+  found = {
+      'frames': f'pictures of people, up to {options.longer_side} pixels',
+      'file': 'file names, hashed' if options.hash_names
+      else 'file names, as in the source',
+  }  # fmt: skip
+  for name, what in (
+      ('bodies', 'key points of bodies, distributed with the dataset'),
+      ('faces', 'key points of faces, distributed with the dataset'),
+      ('transcript', 'what people say'),
+  ):
+    if any(getattr(s, name) for s in samples):
+      found[name] = what
+  if options.audio:
+    found['audio'] = 'log-mel spectrograms of voices'
+  found['note'] = (
+      'Added later, if present: annotations.jsonl, key points of people; '
+      'folders whose names end in _cache, see their README.md.'
+  )
+  return found
+
+
 def make_report(
     facts, options, index, lines, left_out, handled, overlaps
 ) -> dict[str, Any]:
@@ -38,6 +71,7 @@ def make_report(
       'dataset': facts.name,
       'title': facts.title,
       'facts': index.facts,
+      'about_people': _about_people(options, index.samples),
       'options': dataclasses.asdict(options),
       'official_counts_from': facts.counts_source,
       'splits': splits,

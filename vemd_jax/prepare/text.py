@@ -218,7 +218,10 @@ def cache_encoded(
     else:
       jobs.append(feature_cache.nothing(record['file']))
   folder = data / feature_cache.FOLDERS['text']
-  return feature_cache.fill(folder, made_with, jobs, overwrite)
+  return feature_cache.fill(
+      folder, made_with, jobs, overwrite,
+      holds='embeddings of the words that people speak',
+  )  # fmt: skip
 
 
 def cache_given(
@@ -264,7 +267,10 @@ def cache_given(
         f'{", ".join(list(given)[:3])}, the data {", ".join(source.files[:3])}'
     )
   folder = data / feature_cache.FOLDERS['text']
-  return feature_cache.fill(folder, made_with, jobs, overwrite)
+  return feature_cache.fill(
+      folder, made_with, jobs, overwrite,
+      holds='embeddings of the words that people speak',
+  )  # fmt: skip
 
 
 def _key(made_with: dict[str, Any], content: bytes) -> str:

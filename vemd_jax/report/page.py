@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from vemd_jax import plots, progress, surfaces
-from vemd_jax.report import markup, statistics
+from vemd_jax.report import audit, markup, statistics
 from vemd_jax.report.runs import Report, Scores
 
 _PARTS = ('body_', 'face_')
@@ -63,6 +63,7 @@ def run(report: Report) -> str:
       '<h2>Results</h2>',
       _results(report),
       _gallery(report),
+      audit.section(report.audit),
       '<h2>Time and memory</h2>',
       markup.facts(cost(report)),
   ]

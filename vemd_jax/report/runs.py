@@ -9,6 +9,7 @@ from etils import epath
 
 from vemd_jax import gallery, predictions
 from vemd_jax import writer as writer_lib
+from vemd_jax.audit import measure
 from vemd_jax.workdir import read_json
 
 
@@ -59,6 +60,7 @@ class Report:
     results: contents of results.json; {} if the run is not finished.
     scores: (split, dataset) -> predictions.
     gallery: entries from `gallery.read`.
+    audit: from `audit.measure.read`.
   """
 
   name: str
@@ -70,6 +72,7 @@ class Report:
   results: dict[str, Any]
   scores: dict[tuple[str, str], Scores]
   gallery: list[dict[str, Any]]
+  audit: dict[str, Any]
 
   @property
   def step(self) -> int | None:
@@ -112,6 +115,7 @@ def read(workdir: epath.PathLike) -> Report:
       results=read_json(workdir / 'results.json'),
       scores=_scores(predictions.read(workdir), classes),
       gallery=gallery.read(workdir),
+      audit=measure.read(workdir),
   )
 
 

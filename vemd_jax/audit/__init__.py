@@ -1,0 +1,1 @@
+"""Attacks on what a trained model reveals about the people in its pictures."""
