@@ -190,7 +190,7 @@ def _tiny(config: ConfigDict) -> None:
   config.model.heatmap.update(
       stages=2,
       bottleneck=16,
-      widths=(16, 8, 8),
+      widths=(16, 8),
       features=8,
       stage_width=8,
       stage_convs=1,
