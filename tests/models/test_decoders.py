@@ -15,9 +15,9 @@ from tests.golden_rule import (
 )
 from vemd_jax.models import (
   heatmap_decoder,
-  layers,
   person_query_decoder,
   st_gcn,
+  transformer,
 )
 from vemd_jax.models.torch import layout
 
@@ -157,7 +157,7 @@ def test_learned_positions_are_added_to_the_tokens():
   table = variables['params'].pop('positions')
   assert table.shape == (10_000, 8)
   # With sinusoidal values in the table both are equal.
-  table[:100] = layers.sinusoidal_table(100, 8)
+  table[:100] = transformer.sinusoidal_table(100, 8)
   params = {**variables['params'], 'positions': table}
   (ours, *_), _ = forward(learned, {**variables, 'params': params}, z)
   (theirs, *_), _ = forward(fixed, variables, z)

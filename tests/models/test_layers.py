@@ -16,7 +16,7 @@ from tests.golden_rule import (
     random_input,
     random_variables,
 )
-from vemd_jax.models import layers
+from vemd_jax.models import layers, transformer
 from vemd_jax.models.torch import layout
 
 
@@ -62,7 +62,7 @@ def test_attention_pooling_is_the_reference():
   variables = layout.to_variables(
       layout.attention_pooling_rows(), golden.state_dict()
   )
-  pooled, weights = layers.AttentionPooling().apply(
+  pooled, weights = transformer.AttentionPooling().apply(
       variables, jnp.asarray(golden.inputs()['x'])
   )
   golden.check('eval__out', pooled)
@@ -73,13 +73,13 @@ def test_sinusoidal_table_is_the_reference():
   golden = load_golden('c04_sinusoidal_pe')
   table = golden.arrays['detr_pe_first83_d32']
   np.testing.assert_allclose(
-      layers.sinusoidal_table(83, 32), table, rtol=0, atol=5e-6
+      transformer.sinusoidal_table(83, 32), table, rtol=0, atol=5e-6
   )
   table = golden.arrays['head_pe_first10_d20'][0]
   np.testing.assert_allclose(
-      layers.sinusoidal_table(10, 20), table, rtol=0, atol=1e-6
+      transformer.sinusoidal_table(10, 20), table, rtol=0, atol=1e-6
   )
-  odd = layers.sinusoidal_table(4, 5)
+  odd = transformer.sinusoidal_table(4, 5)
   assert odd.shape == (4, 5)
   np.testing.assert_allclose(odd[:, 0], np.sin(np.arange(4)), rtol=1e-6)
 
@@ -176,7 +176,7 @@ def test_attention_by_hand():
   rng = np.random.default_rng(3)
   x = rng.standard_normal((2, 3, 8)).astype(np.float32)
   memory = rng.standard_normal((2, 5, 8)).astype(np.float32)
-  module = layers.Attention(2)
+  module = transformer.Attention(2)
   variables = random_variables(module, x, memory, train=False)
   params = jax.tree.map(
       lambda p: rng.standard_normal(p.shape).astype(np.float32),
@@ -203,12 +203,12 @@ def test_attention_by_hand():
 def test_attention_refuses_heads_that_do_not_divide():
   x = jnp.ones((1, 2, 6))
   with pytest.raises(ValueError, match='6 channels do not divide into 4'):
-    random_variables(layers.Attention(4), x, x, train=False)
+    random_variables(transformer.Attention(4), x, x, train=False)
 
 
 def test_dropout_only_in_training():
   x = jnp.asarray(random_input(0, (2, 5, 8)))
-  module = layers.EncoderLayer(2, 16, dropout=0.5)
+  module = transformer.EncoderLayer(2, 16, dropout=0.5)
   variables = random_variables(module, x, train=False)
 
   @jax.jit
@@ -240,10 +240,11 @@ def test_layers_in_bfloat16():
     assert dtypes == {jnp.dtype('float32')}
 
   x = x.reshape(2, 35, 8)
-  variables = random_variables(layers.DecoderLayer(2, 16), x, x, train=False)
+  layer = transformer.DecoderLayer(2, 16)
+  variables = random_variables(layer, x, x, train=False)
 
   def decode(dtype):
-    module = layers.DecoderLayer(2, 16, dtype=dtype)
+    module = transformer.DecoderLayer(2, 16, dtype=dtype)
     return jax.jit(lambda v: module.apply(v, x, x, train=False))(variables)
 
   assert decode('bfloat16').dtype == jnp.bfloat16
@@ -351,10 +352,10 @@ def test_attention_in_bfloat16_is_that_of_float32():
   keys = jax.random.split(jax.random.key(0), 3)
   x = jax.random.normal(keys[0], (2, 5, 16))
   memory = 3 * jax.random.normal(keys[1], (2, 9, 16))
-  variables = layers.Attention(4).init(keys[2], x, memory, train=False)
+  variables = transformer.Attention(4).init(keys[2], x, memory, train=False)
 
   def loss(dtype, variables, x, memory):
-    out = layers.Attention(4, dtype=dtype).apply(
+    out = transformer.Attention(4, dtype=dtype).apply(
         variables, x, memory, train=False
     )
     return jnp.square(out.astype(jnp.float32)).sum(), out

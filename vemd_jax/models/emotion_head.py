@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from vemd_jax.models import axes, fusion, layers
+from vemd_jax.models import axes, fusion, layers, transformer
 
 # Maximum number of frames of the learned position tables.
 MAX_FRAMES = 500
@@ -118,7 +118,7 @@ class EmotionHead(nn.Module):
     x = jnp.concatenate(joined, -1)  # [B, T, E]
 
     x = FramePositions(self.positions, self.dtype, name='positions')(x)
-    layer = layers.EncoderLayer(
+    layer = transformer.EncoderLayer(
         heads=1,
         mlp_dim=self.mlp_dim,
         dropout=self.dropout,
@@ -138,7 +138,7 @@ class EmotionHead(nn.Module):
           self.dtype,
           name='fusion',
       )(x, modalities)
-    x, weight = layers.AttentionPooling(self.dtype, name='pooling')(x)
+    x, weight = transformer.AttentionPooling(self.dtype, name='pooling')(x)
     x = nn.relu(nn.Dense(self.width, dtype=self.dtype, name='hidden')(x))
     x = nn.Dropout(self.classifier_dropout)(x, deterministic=not train)
     logits = nn.Dense(self.num_classes, dtype=self.dtype, name='logits')(x)
@@ -190,7 +190,7 @@ class FrameClassifier(nn.Module):
     Returns:
       Logits [B, C] and the weight of each frame [B, T], float32.
     """
-    pooling = layers.AttentionPooling(self.dtype, name='pooling')
+    pooling = transformer.AttentionPooling(self.dtype, name='pooling')
     x, weight = pooling(features)
     logits = nn.Dense(self.num_classes, dtype=self.dtype, name='logits')(x)
     return logits.astype(jnp.float32), weight
@@ -227,7 +227,7 @@ class FramePositions(nn.Module):
     if self.kind == 'none':
       return x
     if self.kind == 'sinusoidal':
-      table = layers.sinusoidal_table(frames, dim)
+      table = transformer.sinusoidal_table(frames, dim)
       return x + jnp.asarray(table, self.dtype)[None]
     if self.kind not in ('learnable', 'relative'):
       raise ValueError(

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from vemd_jax.models import layers
+from vemd_jax.models import layers, transformer
 
 Modalities = dict[str, tuple[jax.Array, jax.Array]]
 
@@ -54,10 +54,10 @@ class MelEncoder(nn.Module):
       x = nn.gelu(x)
     x = x.reshape(*x.shape[:2], -1)
     x = nn.Dense(self.dim, dtype=self.dtype, name='projection')(x)
-    table = layers.sinusoidal_table(x.shape[1], self.dim)
+    table = transformer.sinusoidal_table(x.shape[1], self.dim)
     x = x + jnp.asarray(table, self.dtype)[None]
     for i in range(2):
-      x = layers.EncoderLayer(
+      x = transformer.EncoderLayer(
           heads=_heads(self.dim),
           mlp_dim=4 * self.dim,
           dropout=self.dropout,

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from vemd_jax.models import layers
+from vemd_jax.models import layers, transformer
 from vemd_jax.models.outputs import Structure
 
 # Rows of a learned position table, as in the reference; more than are used.
@@ -209,7 +209,8 @@ class PersonQueryDecoder(nn.Module):
 
     options = (self.heads, self.mlp_dim, self.dropout, self.dtype)
     for i in range(self.layers):
-      x = layers.EncoderLayer(*options, name=f'encoder_{i}')(x, train=train)
+      layer = transformer.EncoderLayer(*options, name=f'encoder_{i}')
+      x = layer(x, train=train)
     memory = layers.LayerNorm(dtype=self.dtype, name='encoder_norm')(x)
 
     queries = self.param(
@@ -217,7 +218,7 @@ class PersonQueryDecoder(nn.Module):
     )
     x = jnp.broadcast_to(queries, (n, self.queries, dim))
     for i in range(self.layers):
-      layer = layers.DecoderLayer(*options, name=f'decoder_{i}')
+      layer = transformer.DecoderLayer(*options, name=f'decoder_{i}')
       x = layer(x, memory, train=train)
     x = layers.LayerNorm(dtype=self.dtype, name='decoder_norm')(x)
 
@@ -237,7 +238,7 @@ class PersonQueryDecoder(nn.Module):
   def _positions(self, length: int, dim: int) -> jax.Array:
     """Position encoding of the tokens, [length, dim]."""
     if self.positions == 'sinusoidal':
-      return jnp.asarray(layers.sinusoidal_table(length, dim))
+      return jnp.asarray(transformer.sinusoidal_table(length, dim))
     if self.positions != 'learned':
       raise ValueError(
           f"person_query.positions {self.positions!r} is neither 'sinusoidal' "

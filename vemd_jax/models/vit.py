@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 from jax.typing import DTypeLike
 
-from vemd_jax.models import layers
+from vemd_jax.models import layers, transformer
 
 # 'clip_vit_l_14' is OpenCLIP's ViT-L/14 (LAION-2B), arXiv 2103.00020. The
 # number of position embeddings depends on the image size at initialization.
@@ -38,7 +38,7 @@ class _Block(nn.Module):
           kernel_init=nn.initializers.xavier_uniform(),
       )  # fmt: skip
 
-    attention = layers.Attention(
+    attention = transformer.Attention(
         self.heads, dtype=self.dtype, name='attention'
     )
     y = norm('norm1')(x)

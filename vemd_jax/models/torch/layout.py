@@ -171,7 +171,7 @@ def _joined_attention_rows(weight: str, bias: str, out: str) -> list[Row]:
 
 
 def attention_rows(torch: str, name: str) -> list[Row]:
-  """torch.nn.MultiheadAttention -> layers.Attention."""
+  """torch.nn.MultiheadAttention -> transformer.Attention."""
   rows = _joined_attention_rows('in_proj_weight', 'in_proj_bias', 'out_proj')
   return nested(rows, f'{torch}.', (name,))
 
@@ -202,7 +202,7 @@ def res_up_rows() -> list[Row]:
 
 
 def encoder_layer_rows() -> list[Row]:
-  """torch.nn.TransformerEncoderLayer -> layers.EncoderLayer."""
+  """torch.nn.TransformerEncoderLayer -> transformer.EncoderLayer."""
   return [
       *attention_rows('self_attn', 'self_attention'),
       *layer_norm_rows('norm1', 'norm1'),
@@ -213,7 +213,7 @@ def encoder_layer_rows() -> list[Row]:
 
 
 def decoder_layer_rows() -> list[Row]:
-  """torch.nn.TransformerDecoderLayer -> layers.DecoderLayer."""
+  """torch.nn.TransformerDecoderLayer -> transformer.DecoderLayer."""
   return [
       *encoder_layer_rows(),
       *attention_rows('multihead_attn', 'cross_attention'),
