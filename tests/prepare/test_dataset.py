@@ -1,11 +1,14 @@
 """Preparation of every dataset, from files in its official layout."""
 
+import concurrent.futures
 import io
 import json
 import os
 import pickle
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import cv2
@@ -673,6 +676,23 @@ def test_source_can_be_sent_to_a_worker(tmp_path):
   other = pickle.loads(pickle.dumps(source))
   assert other[0]['frames'] == first['frames']
   assert other.classes == ('negative', 'neutral', 'positive')
+
+
+def test_threads_open_the_data_once(tmp_path, monkeypatch):
+  """TFDS deadlocks if several threads import its modules at once."""
+  run('gaf3', tmp_path)
+  opened, opening = [], prepared._open
+
+  def slow(*arguments):
+    opened.append(threading.get_ident())
+    time.sleep(0.1)
+    return opening(*arguments)
+
+  monkeypatch.setattr(prepared, '_open', slow)
+  source = prepared.PreparedSource(tmp_path / 'out')
+  with concurrent.futures.ThreadPoolExecutor(8) as threads:
+    assert len(list(threads.map(source.__getitem__, [0] * 8))) == 8
+  assert len(opened) == 1
 
 
 def test_given_features_are_looked_up(tmp_path):

@@ -6,6 +6,7 @@ Keypoints that are distributed with the dataset are not replaced.
 """
 
 import json
+import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,6 +24,10 @@ from vemd_jax.data import (
   naming,
   video,
 )
+
+# TFDS imports its modules on first use; in several threads at once it deadlocks
+# (seen with Python 3.11, whose cached properties hold a lock).
+_OPENING = threading.Lock()
 
 
 class PreparedSource:
@@ -126,7 +131,9 @@ class PreparedSource:
     """
     if self._data is None:
       # Opened on first use, so that each worker process opens its own.
-      self._data = _open(self._root, self._stored)
+      with _OPENING:
+        if self._data is None:
+          self._data = _open(self._root, self._stored)
     stored = self._data[int(self._positions[index])]
     frames = stored['frames']
     chosen = list(range(len(frames)))
@@ -190,7 +197,10 @@ def _open(root: Path, split: str):
   for name in names:
     if not str(name).startswith('tensorflow_datasets.core.features.'):
       raise ValueError(f'{path} names {name!r}, expected classes of TFDS')
-  return tfds.builder_from_directory(root / 'data').as_data_source(split)
+  data = tfds.builder_from_directory(root / 'data').as_data_source(split)
+  if len(data):
+    data[0]  # Decoding imports more modules.
+  return data
 
 
 def _class_names(value: Any) -> Iterator[Any]:
