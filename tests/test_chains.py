@@ -125,6 +125,7 @@ def test_gaf3_from_the_official_folder_to_a_prediction(tmp_path):
   predict(tmp_path, 'CACHED')
 
 
+@pytest.mark.slow
 def test_readme_folder_from_the_demo(tmp_path):
   """The demo, a folder of pictures from it, annotation, prediction."""
   run('python -m vemd_jax.main --config=configs/group_scenes.py '
@@ -218,6 +219,7 @@ def test_imported_clip_to_stage_1_and_2(tmp_path):
   )
 
 
+@pytest.mark.slow
 def test_readme_gaf3(tmp_path):
   official_data.gaf3(tmp_path / 'GAF3.0_Original' / '..')
   prepared, trained = (

@@ -187,7 +187,7 @@ def run(workdir, *arguments):
   """The command line on one core."""
   return pinned_to_one_core(
       '-m', 'vemd_jax.main', f'--workdir={workdir}',
-      '--config=configs/group_scenes.py:tiny', '--config.steps=20',
+      '--config=configs/group_scenes.py:tiny,ve_sd', '--config.steps=20',
       '--config.eval.every=10', '--mode=train', *arguments,
   )  # fmt: skip
 

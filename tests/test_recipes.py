@@ -143,6 +143,7 @@ def scalars_of(workdir, split):
   return [r for r in map(json.loads, lines) if r['split'] == split]
 
 
+@pytest.mark.slow
 def test_structure_from_one_dataset_and_labels_from_another(root_of, tmp_path):
   config = recipe('mixture', 've_md', root_of, **{
       'steps': 3, 'seed': 1, 'data.holdout': 0.3, **SMALL,

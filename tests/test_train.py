@@ -195,7 +195,10 @@ def test_moving_average_forgets_the_first_parameters(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-  config = tiny(**{'optim.learning_rate': 1e30, 'optim.warmup_steps': 0})
+  config = tiny(**{
+      'optim.learning_rate': 1e30, 'optim.warmup_steps': 0,
+      'model.variant': 've_sd',
+  })  # fmt: skip
   with pytest.raises(FloatingPointError, match='not finite at step 0'):
     train.train_and_evaluate(config, tmp_path)
 

@@ -59,8 +59,13 @@ def stop_in_evaluation(monkeypatch, at, number=signal.SIGTERM):
   monkeypatch.setattr(evaluate, 'evaluate', call)
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize('step', [0, 6])
+@pytest.mark.parametrize(
+    'step, number', [
+        (0, signal.SIGTERM), (6, signal.SIGINT),
+        pytest.param(0, signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(6, signal.SIGTERM, marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
 def test_stopped_in_a_step_it_goes_on(
     tmp_path, straight, monkeypatch, step, number
 ):
@@ -76,7 +81,9 @@ def test_stopped_in_a_step_it_goes_on(
   harness.assert_same_run(tmp_path / 'run', straight)
 
 
-@pytest.mark.parametrize('step', [4, 8, 12])
+@pytest.mark.parametrize(
+    'step', [4, *(pytest.param(s, marks=pytest.mark.slow) for s in (8, 12))]
+)
 def test_stopped_in_an_evaluation_it_evaluates_again(
     tmp_path, straight, monkeypatch, step
 ):
