@@ -1,8 +1,8 @@
 r"""The demo: synthetic drawings of groups, rendered on the fly without files.
 
 The class is negative, neutral or positive and depends on facial expressions and
-on interactions between people. Trains in about 6 minutes on 2 CPU cores to an
-accuracy of 0.97 on val; chance is 0.33 (benchmarks/RESULTS.md).
+on interactions between people. Trains in 6 to 12 minutes on 2 CPU cores to an
+accuracy of 0.96 on val; chance is 0.33 (benchmarks/RESULTS.md).
 
   python -m vemd_jax.main --config=configs/group_scenes.py --workdir=W
 
@@ -38,9 +38,9 @@ def get_config(options: str = ''):
     config.checkpoint.every = 500
     if 'relations' in given:
       config.steps = 2500
-      # Most scenes show one cue only: where faces always tell the class, the
-      # model trusts them also where they do not.
-      data.group_scenes.single_cue = 0.8
+      # Half of the scenes show one cue only: where faces always tell the class,
+      # the model trusts them also where they do not.
+      data.group_scenes.single_cue = 0.5
   options = ','.join(option for option in given if option != 'full')
   return config_lib.finish(
       config,
