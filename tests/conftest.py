@@ -61,6 +61,20 @@ def standard_promotion():
     yield
 
 
+# Files that take longest; they are run first.
+_LONG = (
+    'test_chains', 'test_train', 'test_extending', 'test_convert',
+    'test_export', 'test_recipes', 'test_vemd', 'test_stopped', 'test_phases',
+    'test_devices', 'test_api',
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+  """Sorts the tests by file, the longest files first."""
+  rank = {name: i for i, name in enumerate(_LONG)}
+  items.sort(key=lambda item: rank.get(item.path.stem, len(_LONG)))
+
+
 def pytest_unconfigure(config):
   """Removes the compiled programs, unless they were to be kept."""
   del config
