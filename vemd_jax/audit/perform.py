@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
+from scipy import special
 
 from vemd_jax import progress, surfaces, writer
 from vemd_jax.audit import (
@@ -221,8 +222,7 @@ def _confidence(workdir, trained, data, samples, member, options):
   labels = np.concatenate([s.labels for s in samples])
   known = labels >= 0
   logits = np.concatenate([s.taps['logits'] for s in samples])
-  exact = np.exp(logits - logits.max(1, keepdims=True))
-  exact /= exact.sum(1, keepdims=True)
+  exact = special.softmax(logits, 1)
   rounded = np.concatenate([s.taps['exported'] for s in samples])
   odds = {
       name: membership.log_odds(p, np.maximum(labels, 0))

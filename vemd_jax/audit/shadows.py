@@ -6,6 +6,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
+from scipy import special
 
 from vemd_jax import import_path, train
 from vemd_jax.audit import membership, taps
@@ -165,9 +166,7 @@ def run(
         taps.collect(shadow, data, split, digits).taps['logits']
         for split in ('train', 'val')
     ]
-    logits = np.concatenate(found).astype(np.float64)
-    logits -= logits.max(1, keepdims=True)
-    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    p = special.softmax(np.concatenate(found).astype(np.float64), 1)
     odds.append(membership.log_odds(p, np.maximum(labels, 0)))
     inside.append(halves(len(labels), number))
   return Shadows(np.stack(odds), np.stack(inside))
