@@ -206,6 +206,20 @@ class Accountant:
     }
 
 
+def drawn_rows(mask: jax.Array) -> jax.Array:
+  """Number of rows of a batch before its padding.
+
+  Args:
+    mask: [n], samples that count. Those drawn come first; some between them may
+      be unreadable.
+
+  Returns:
+    int32 scalar.
+  """
+  rows = jnp.arange(1, len(mask) + 1, dtype=jnp.int32)
+  return jnp.max(mask.astype(jnp.int32) * rows)
+
+
 def clip_sum(grads: Any, clip: float, mask: jax.Array) -> Any:
   """Clips the gradient of each sample and sums over the samples.
 
@@ -267,7 +281,7 @@ def gradients(loss_fn: Callable, private: Private, seed: int) -> Callable:
           'which mix the samples of a batch, but config.dp.noise is set; '
           'expected modules without batch_stats'
       )
-    rows, micro = len(batch['mask']), private.microbatch
+    micro = private.microbatch
 
     def one(sample, index):
       own = {k: jax.random.fold_in(v, index) for k, v in keys.items()}
@@ -292,20 +306,18 @@ def gradients(loss_fn: Callable, private: Private, seed: int) -> Callable:
     zeros = jax.tree.map(
         lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(sums, 0)
     )
-    # The drawn samples come first, and the padding after them is skipped; some
-    # between them may be unreadable.
-    mask = batch['mask'].astype(jnp.int32)
-    end = jnp.max(mask * (jnp.arange(rows) + 1))
+    # The padding is skipped.
     grads, metrics, loss = jax.lax.fori_loop(
         0,
-        -(-end // micro),
+        -(-drawn_rows(batch['mask']) // micro),
         lambda i, carry: jax.tree.map(jnp.add, carry, sums(i)),
         zeros,
     )
     key = jax.random.fold_in(rng.named(seed, 'dp'), state.step)
     grads = add_noise(grads, private.noise * private.clip, key)
     grads = jax.tree.map(lambda g: g / private.expected, grads)
-    count = jnp.maximum(mask.sum(), 1).astype(jnp.float32)
+    count = batch['mask'].astype(jnp.int32).sum()
+    count = jnp.maximum(count, 1).astype(jnp.float32)
     return grads, metrics, {}, loss / count
 
   return compute

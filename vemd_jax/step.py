@@ -206,12 +206,9 @@ def make_train_step(
         faults, state, new, metrics, scalars, dataset, restart
     )
     # A training batch has no padding. Counted here, over all processes.
-    used = batch['mask'].astype(jnp.int32)
-    rows = used.size
-    if private is not None:
-      # The rows after the drawn ones are padding.
-      rows = jnp.max(used * (jnp.arange(used.size) + 1))
-    unreadable = rows - used.sum()
+    mask = batch['mask']
+    rows = len(mask) if private is None else dp_lib.drawn_rows(mask)
+    unreadable = rows - mask.astype(jnp.int32).sum()
     return state, metrics, {**scalars, 'unreadable': unreadable}
 
   return train_step
