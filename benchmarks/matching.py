@@ -23,8 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from vemd_jax import skeletons
-from vemd_jax.losses import matching
+from vemd_jax import matching, skeletons
 
 FRAMES, QUERIES, PEOPLE = 32, 100, 10
 LIMBS = len(skeletons.BODY_LIMBS)

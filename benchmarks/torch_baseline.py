@@ -199,8 +199,7 @@ def _torch_batch(path, decoder, torch):
   """The batch of `pipeline.train_batches` as the PyTorch model takes it."""
   import jax
 
-  from vemd_jax import skeletons
-  from vemd_jax.losses import matching
+  from vemd_jax import matching, skeletons
   from vemd_jax.models import normalization
 
   with np.load(path) as stored:

@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vemd_jax import losses, skeletons
-from vemd_jax.losses import matching
+from vemd_jax import losses, matching, skeletons
 from vemd_jax.models.outputs import Structure
 
 # PCK threshold, relative to the longer side of the person's bounding box.

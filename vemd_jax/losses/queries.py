@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from vemd_jax import skeletons
-from vemd_jax.losses import matching
+from vemd_jax import matching, skeletons
 from vemd_jax.losses.heatmaps import counted_pixels, has_area
 from vemd_jax.losses.term import (
   Batch,

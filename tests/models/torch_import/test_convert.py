@@ -16,8 +16,7 @@ from flax import traverse_util
 
 from tests.models import vemd_cases
 from vemd_jax import config as config_lib
-from vemd_jax import losses, optim
-from vemd_jax.losses import matching
+from vemd_jax import losses, matching, optim
 from vemd_jax.models import encoders
 from vemd_jax.models.torch import convert as torch_import
 from vemd_jax.models.torch import layout, vemd_layout
@@ -76,24 +75,26 @@ def test_person_query_model_is_the_reference():
     )
 
 
-def test_heatmap_model_is_the_reference():
+# In training mode the model of queries is compared, too, with its gradients.
+@pytest.mark.parametrize(
+    'mode', ['eval', pytest.param('train', marks=pytest.mark.slow)]
+)
+def test_heatmap_model_is_the_reference(mode):
   golden = golden_rule.load_golden('c09_heatmap_proj')
-  prepared = prepare(golden)
-  for mode in ('eval', 'train'):
-    outputs = apply(*prepared, train=mode == 'train')
-    golden.check(f'{mode}__preds_emotion', outputs.logits)
-    golden.check(f'{mode}__z', joined_latent(outputs))
-    for part, name in (('body', 'person'), ('face', 'face')):
-      maps = jax.nn.sigmoid(getattr(outputs, part).heatmap_logits[-1])
-      maps = maps.reshape(6, *maps.shape[2:])
-      key = f'{mode}__skeleton_{name}_pred'
-      if mode == 'train':
-        golden.check(f'{key}_stage5_limbsum_of_sigmoid', maps.sum(-1))
-      else:
-        golden.check(f'{key}_limbsum', maps.sum(-1))
-        frames = len(golden.arrays[f'{key}_frames0_3'])
-        stored = golden_rule.channels_first(maps[::3][:frames])
-        golden.check(f'{key}_frames0_3', stored)
+  outputs = apply(*prepare(golden), train=mode == 'train')
+  golden.check(f'{mode}__preds_emotion', outputs.logits)
+  golden.check(f'{mode}__z', joined_latent(outputs))
+  for part, name in (('body', 'person'), ('face', 'face')):
+    maps = jax.nn.sigmoid(getattr(outputs, part).heatmap_logits[-1])
+    maps = maps.reshape(6, *maps.shape[2:])
+    key = f'{mode}__skeleton_{name}_pred'
+    if mode == 'train':
+      golden.check(f'{key}_stage5_limbsum_of_sigmoid', maps.sum(-1))
+    else:
+      golden.check(f'{key}_limbsum', maps.sum(-1))
+      frames = len(golden.arrays[f'{key}_frames0_3'])
+      stored = golden_rule.channels_first(maps[::3][:frames])
+      golden.check(f'{key}_frames0_3', stored)
 
 
 def train_step(golden):

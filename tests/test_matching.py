@@ -9,8 +9,7 @@ import pytest
 from golden_rule import load_golden
 from scipy.optimize import linear_sum_assignment
 
-from vemd_jax import skeletons
-from vemd_jax.losses import matching
+from vemd_jax import matching, skeletons
 
 WEIGHTS = ('l1_weight', 'adjacency_weight', 'beta')
 pair_costs = jax.jit(matching.pair_costs, static_argnames=WEIGHTS)
@@ -275,6 +274,32 @@ def test_take_and_taken():
 
 
 # --- The set loss ---
+
+
+def test_annotated_people_replace_decoded_ones():
+  rng = np.random.default_rng(5)
+  limbs, _ = random_queries(rng, 4, 6)
+  target = random_people(rng, 4, 3)
+  target = target._replace(mask=rng.random((4, 3)) < 0.8)
+  logits = rng.standard_normal((4, 6), np.float32)
+  frames = np.array([True, True, False, True])
+  target = target._replace(mask=target.mask & frames[:, None])
+  wanted, presence = limbs.copy(), logits.copy()
+  for n in np.flatnonzero(frames):
+    people = np.flatnonzero(target.mask[n])
+    cost = numpy_cost(
+        limbs[n], np.zeros((6, 5, 5)),
+        matching.People(*(x[n] for x in target)), adjacency=0.0,
+    )  # fmt: skip
+    presence[n] = -20
+    for q, p in zip(*linear_sum_assignment(cost[:, people])):
+      exists = target.exists[n, people[p]]
+      wanted[n, q][exists] = target.limbs[n, people[p]][exists]
+      presence[n, q] = 10
+  replaced, found = jax.jit(matching.replace)(limbs, logits, target, frames)
+  np.testing.assert_allclose(replaced, wanted, rtol=1e-6)
+  np.testing.assert_array_equal(found, presence)
+  assert matching.replace(limbs, None, target, frames)[1] is None
 
 
 def golden_frames():

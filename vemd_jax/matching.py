@@ -308,10 +308,15 @@ def taken(match: Match, queries: int) -> jax.Array:
   Returns:
     [..., Q] bool.
   """
+  return _pairs(match, queries).any(-1)
+
+
+def _pairs(match: Match, queries: int) -> jax.Array:
+  """The match as a mask [..., Q, P]."""
   shape = (*match.query.shape[:-1], queries, match.query.shape[-1])
   numbers = jax.lax.broadcasted_iota(jnp.int32, shape, len(shape) - 2)
   same = numbers == match.query[..., None, :]
-  return (same & match.matched[..., None, :]).any(-1)
+  return same & match.matched[..., None, :]
 
 
 def set_loss(
@@ -347,6 +352,42 @@ def set_loss(
   match = assign(cost, target.mask)
   costs = matched_costs(limbs, adjacency_logits, target, match, **weights)
   return matched_mean(costs, match.matched), match
+
+
+def replace(
+    limbs: jax.Array,
+    presence_logits: jax.Array | None,
+    target: People,
+    frames: jax.Array,
+) -> tuple[jax.Array, jax.Array | None]:
+  """Annotated people in the place of the decoded ones they are matched with.
+
+  Coordinates that are not annotated keep their decoded values. There are no
+  gradients.
+
+  Args:
+    limbs: [..., Q, L, 4] in 0..1.
+    presence_logits: [..., Q], or None.
+    target: the people, [..., P, ...].
+    frames: [...] bool, the annotated frames; the others are not changed.
+
+  Returns:
+    The limbs, and presence logits that are high for annotated people and low
+    for all other queries.
+  """
+  limbs, presence_logits = jax.lax.stop_gradient((limbs, presence_logits))
+  match = assign(pair_costs(limbs, None, target), target.mask)
+  pairs = _pairs(match, limbs.shape[-3])
+  person = pairs.argmax(-1)[..., None, None]  # [..., Q, 1, 1]
+  exists = pairs.any(-1)[..., None, None] & jnp.take_along_axis(
+      target.exists, person, -3
+  )
+  true = jnp.take_along_axis(target.limbs, person, -3)
+  limbs = jnp.where(exists, true, limbs)
+  if presence_logits is not None:
+    sure = jnp.where(pairs.any(-1), 10.0, -20.0)
+    presence_logits = jnp.where(frames[..., None], sure, presence_logits)
+  return limbs, presence_logits
 
 
 def joints(limbs: jax.Array, topology: np.ndarray, count: int) -> jax.Array:
