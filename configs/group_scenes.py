@@ -38,9 +38,9 @@ def get_config(options: str = ''):
     config.checkpoint.every = 500
     if 'relations' in given:
       config.steps = 2500
-      # Half of the scenes show one cue only: where faces always tell the class,
-      # the model trusts them also where they do not.
-      data.group_scenes.single_cue = 0.5
+      # Most scenes show one cue only: where faces always tell the class, the
+      # model trusts them also where they do not.
+      data.group_scenes.single_cue = (0.2, 0.4)
   options = ','.join(option for option in given if option != 'full')
   return config_lib.finish(
       config,

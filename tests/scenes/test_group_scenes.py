@@ -422,7 +422,7 @@ def test_contact_sheet():
 
 def test_some_scenes_have_a_single_cue():
   plain = GroupScenes('s', 300, people=(2, 4))
-  mixed = GroupScenes('s', 300, people=(2, 4), single_cue=0.6)
+  mixed = GroupScenes('s', 300, people=(2, 4), single_cue=(0.2, 0.4))
   np.testing.assert_array_equal(mixed.labels, plain.labels)
   single = {
       cue: GroupScenes('s', 300, cue, people=(2, 4))
@@ -444,8 +444,11 @@ def test_some_scenes_have_a_single_cue():
     }
     counts[cue] += 1
   assert 90 < counts['both'] < 150
-  assert 60 < counts['expression'] < 120
-  assert 60 < counts['interaction'] < 120
-  for cue, share in (('both', 1.5), ('expression', 0.5)):
+  assert 40 < counts['expression'] < 80
+  assert 90 < counts['interaction'] < 150
+  for cue, share in (
+      ('both', (0.6, 0.5)), ('both', (-0.1, 0.5)), ('both', (0.5,)),
+      ('expression', (0.5, 0.0)),
+  ):  # fmt: skip
     with pytest.raises(ValueError, match='single_cue is'):
       GroupScenes('s', 3, cue, single_cue=share)

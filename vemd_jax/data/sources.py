@@ -150,7 +150,9 @@ def _group_scenes(data: Settings, split: str):
       zoom=scenes.zoom,
       seed=scenes.seed,
       single_cue=(
-          scenes.single_cue if (split, scenes.cue) == ('train', 'both') else 0.0
+          scenes.single_cue
+          if (split, scenes.cue) == ('train', 'both')
+          else (0.0, 0.0)
       ),
   )
   if split in ('train', 'holdout') and data.holdout:

@@ -139,7 +139,7 @@ class GroupScenes:
       people: tuple[int, int] = (1, 10),
       zoom: float = 1.0,
       seed: int = 0,
-      single_cue: float = 0.0,
+      single_cue: tuple[float, float] = (0.0, 0.0),
   ):
     """Creates the source without drawing anything.
 
@@ -154,8 +154,8 @@ class GroupScenes:
       zoom: magnification of people, 1 to 2; from about 1.4 on the frame cuts
         them off at the hips.
       seed: non-negative seed.
-      single_cue: share of scenes drawn with one of the two cues alone, 0 to 1,
-        half of them with each; only with `both`.
+      single_cue: shares of scenes drawn with `expression` alone and with
+        `interaction` alone, in all 1 at most; only with `both`.
 
     Raises:
       ValueError: an argument is out of range.
@@ -170,10 +170,15 @@ class GroupScenes:
       )
     if cue == 'interaction' and high < 2:
       raise ValueError(f'people is {people}, but interaction needs 2 or more')
-    if not 0 <= single_cue <= (cue == 'both') or (single_cue and high < 2):
+    if (
+        len(single_cue) != 2
+        or min(single_cue) < 0
+        or sum(single_cue) > (cue == 'both' and high > 1)
+    ):
       raise ValueError(
           f'single_cue is {single_cue} with cue {cue!r} and people {people}, '
-          "expected 0 to 1 with 'both' and 2 people or more, else 0"
+          "expected two shares, in all 1 at most with 'both' and 2 people or "
+          'more, else 0'
       )
     if not 1 <= zoom <= 2:
       raise ValueError(f'zoom is {zoom}, expected 1 to 2')
@@ -184,7 +189,7 @@ class GroupScenes:
       )
     self.split, self.cue, self.size, self.frames = split, cue, size, frames
     self.people, self.zoom, self.seed = (low, high), zoom, seed
-    self.single_cue = single_cue
+    self.single_cue = tuple(single_cue)
     self.labels = _labels(seed, split, np.arange(num_samples))
 
   def __len__(self) -> int:
@@ -206,11 +211,14 @@ class GroupScenes:
     rng = np.random.default_rng((self.seed, split, index))
     low, high = self.people
     cue = self.cue
-    if self.single_cue:
+    if any(self.single_cue):
       # A generator of its own, so that scenes with both cues are unaffected.
       draw = np.random.default_rng((self.seed, split, index, 1)).random()
-      if draw < self.single_cue:
-        cue = CUES[int(draw < self.single_cue / 2)]
+      expression, interaction = self.single_cue
+      if draw < interaction:
+        cue = 'interaction'
+      elif draw < interaction + expression:
+        cue = 'expression'
     if cue == 'interaction':
       low = max(low, 2)
     count = int(rng.integers(low, high + 1))
