@@ -102,6 +102,17 @@ def test_json_and_back(tmp_path):
             {'emotion', 'body_heatmap', 'face_heatmap', 'sources', 'kl'},
         ),
         (
+            {
+                'decoder': 'person_query',
+                'person_query': {'initial': 'centers'},
+                'head': {'sr_input': 'relations'},
+            },
+            {
+                'emotion', 'body_centers', 'face_centers', 'sources',
+                'teacher_forcing', 'kl',
+            },
+        ),
+        (
             {'variant': 've_md', 'head': {'sr_input': 'relations'}},
             {'emotion', 'body_heatmap', 'face_heatmap', 'kl'},
         ),

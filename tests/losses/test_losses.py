@@ -117,8 +117,8 @@ IDS = [f'{name}-{"-".join(map(str, kw.values()))}' for name, kw in ALL]
 
 
 def test_every_term_is_listed():
-  # These two need outputs of their own; their tests are below.
-  own = {'emotion_sources', 'person_centers'}
+  # These need outputs of their own; their tests are below.
+  own = {'emotion_sources', 'emotion_teacher_forcing', 'person_centers'}
   assert {name for name, _ in ALL} | own == set(losses.TERMS)
 
 
@@ -604,6 +604,40 @@ def test_every_source_answers_on_its_own():
   )
   with pytest.raises(ValueError, match='head.sr_input=relations'):
     run('emotion_sources', outputs.replace(sources=None), batch)
+
+
+def test_parts_that_are_annotated_teach():
+  batch, outputs = make_batch(), make_outputs()
+  classes = outputs.logits.shape[1]
+  rng = np.random.default_rng(8)
+  logits = {
+      part: jnp.asarray(rng.normal(size=(B, classes)), jnp.float32)
+      for part in ('body', 'face')
+  }
+  annotated = {
+      part: np.asarray(batch[f'{part}_annotated']).astype(bool).copy()
+      for part in logits
+  }
+  annotated['body'][0] = False
+  annotated['face'][0] = True
+  annotated['face'][1] = annotated['body'][1] = False
+  for part in logits:
+    batch[f'{part}_annotated'] = jnp.asarray(annotated[part])
+  outputs = outputs.replace(teacher_sources=logits)
+  term = run('emotion_teacher_forcing', outputs, batch)
+  labelled = run('emotion_cross_entropy', outputs, batch).mask
+  labels = np.asarray(batch['label'])
+  for i in range(B):
+    parts = [p for p in logits if annotated[p][i].any()]
+    assert term.mask[i] == (labelled[i] if parts else 0)
+    if parts:
+      wanted = np.mean(
+          [-np.log(softmax(np.asarray(logits[p][i]))[labels[i]]) for p in parts]
+      )
+      np.testing.assert_allclose(term.values[i], wanted, rtol=1e-5)
+  # In evaluation there is nothing to teach.
+  term = run('emotion_teacher_forcing', make_outputs(), batch)
+  assert not term.mask.any()
 
 
 def test_oks_has_a_size_for_every_point():

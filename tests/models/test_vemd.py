@@ -407,7 +407,10 @@ def test_relations_are_read_from_both_decoders(decoder):
   assert jnp.abs(before.logits - after.logits).max() > 1e-4
 
 
-@pytest.mark.parametrize('decoder', DECODERS)
+@pytest.mark.parametrize(
+    'decoder',
+    ['person_query', pytest.param('heatmap', marks=pytest.mark.slow)],
+)
 def test_how_much_of_the_emotions_gradient_reaches_the_structure(decoder):
   batch = vemd_cases.batch()
   norms = {}
@@ -438,3 +441,61 @@ def test_how_much_of_the_emotions_gradient_reaches_the_structure(decoder):
   np.testing.assert_allclose(
       norms[0.5, 'logits'], norms[1.0, 'logits'], rtol=1e-5, atol=1e-6
   )
+
+
+def test_annotated_people_are_read_in_training():
+  model = VEMD(
+      **with_relations(
+          decoder='person_query',
+          latent={'deterministic': True},
+          head={
+              'teacher_forcing': True, 'dropout': 0.0, 'classifier_dropout': 0.0
+          },
+      )
+  )  # fmt: skip
+  batch = vemd_cases.batch()
+  variables = vemd_cases.make(model, batch)
+  rng = np.random.default_rng(1)
+  shape = batch['image'].shape[:2]
+  keypoints = rng.uniform(4, 28, (*shape, 3, 17, 3)).astype(np.float32)
+  mask = np.ones((*shape, 3), bool)
+  mask[..., 2] = False
+
+  @jax.jit
+  def run(variables, annotated, keypoints):
+    def loss(params):
+      outputs, _ = model.apply(
+          {**variables, 'params': params},
+          {
+              **batch,
+              'body_keypoints': keypoints,
+              'body_mask': mask,
+              'body_annotated': annotated,
+          },
+          dataset='first', train=True, rngs=vemd_cases.rngs(),
+          mutable=['batch_stats'],
+      )  # fmt: skip
+      return outputs.teacher_sources['body'].sum(), outputs
+
+    return jax.grad(loss, has_aux=True)(variables['params'])
+
+  nowhere, everywhere = np.zeros(shape, bool), np.ones(shape, bool)
+  # Not annotated: the decoded people.
+  _, outputs = run(variables, nowhere, keypoints)
+  decoded = outputs.teacher_sources['body']
+  np.testing.assert_allclose(decoded, outputs.sources[:, 1], rtol=1e-5)
+  # Annotated: these alone, whatever is decoded.
+  grads, outputs = run(variables, everywhere, keypoints)
+  true = outputs.teacher_sources['body']
+  assert jnp.abs(true - decoded).max() > 1e-4
+  assert all((x == 0).all() for x in jax.tree.leaves(grads['body_decoder']))
+  assert any((x != 0).any() for x in jax.tree.leaves(grads['body_relations']))
+  _, other = run(shift(variables, 'body_decoder'), everywhere, keypoints)
+  assert jnp.abs(other.sources - outputs.sources).max() > 1e-4
+  np.testing.assert_allclose(
+      other.teacher_sources['body'], true, rtol=1e-4, atol=1e-5
+  )
+  _, other = run(variables, everywhere, keypoints[:, :, ::-1])
+  assert jnp.abs(other.teacher_sources['body'] - true).max() > 1e-4
+  # Prediction and evaluation read what is decoded.
+  assert runner(model)(variables, batch).teacher_sources is None

@@ -67,7 +67,7 @@ def fields(**changes) -> dict:
     if isinstance(value, dict):
       optional = {
           'token_order', 'skips', 'initial', 'structure_gradient',
-          'relation_features',
+          'relation_features', 'teacher_forcing',
       }  # fmt: skip
       unknown = value.keys() - result[key].keys() - optional
       assert not unknown, unknown

@@ -101,6 +101,12 @@ def _has_place(fn: str, model: ConfigDict) -> bool:
     own_head = import_path.is_path(model.head.name)
     relations = model.head.sr_input == 'relations'
     return model.variant == 've_md_sr' and relations and not own_head
+  if fn == 'emotion_teacher_forcing':
+    return (
+        _has_place('emotion_sources', model)
+        and model.decoder == 'person_query'
+        and model.head.teacher_forcing
+    )
   return True
 
 

@@ -93,9 +93,10 @@ def default() -> ConfigDict:
       'multi_label': False,
       'group_scenes': {
           'cue': 'both',
-          # Share of training scenes drawn with only one of the two cues, so
-          # that the model learns each of them; val and test are not affected.
-          'single_cue': 0.0,
+          # Shares of training scenes drawn with expression alone and with
+          # interaction alone, so that the model learns each of them; val and
+          # test are not affected.
+          'single_cue': (0.0, 0.0),
           'size': 224,
           'people': (1, 10),
           # 1 shows whole people; 1.45 crops them at the hips, which makes the
@@ -182,6 +183,9 @@ def default() -> ConfigDict:
           # Parts whose relations also use encoder features at each person's
           # center; the other parts use the limbs only.
           'relation_features': ('face',),
+          # In training, relations are also read from the annotated people, with
+          # the loss term teacher_forcing (person_query).
+          'teacher_forcing': True,
           'proj_dim': 512,
           'attend': 'frames',
       },
@@ -221,6 +225,7 @@ def default() -> ConfigDict:
       },
       # Used if head.sr_input is relations.
       'sources': loss('emotion_sources', 1.0),
+      'teacher_forcing': loss('emotion_teacher_forcing', 1.0),
       'kl': loss('kl', 1e-4, warmup_steps=1000, free_bits=0.0),
   })
 

@@ -15,6 +15,7 @@ raised at trace time. Terms are computed in float32.
 from vemd_jax.losses.emotion import (
     emotion_cross_entropy,
     emotion_sources,
+    emotion_teacher_forcing,
     focal_emotion,
     multi_label_emotion,
     ordinal_emotion,
@@ -56,6 +57,7 @@ __all__ = [
     'counted_pixels',
     'emotion_cross_entropy',
     'emotion_sources',
+    'emotion_teacher_forcing',
     'focal_emotion',
     'heatmap_awing',
     'heatmap_focal',

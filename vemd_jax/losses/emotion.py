@@ -103,6 +103,35 @@ def emotion_sources(outputs: Outputs, batch: Batch, rng: jax.Array) -> Term:
   return Term(sum(t.values for t in terms) / len(terms), terms[0].mask)
 
 
+def emotion_teacher_forcing(
+    outputs: Outputs, batch: Batch, rng: jax.Array
+) -> Term:
+  """Mean cross-entropy of the relations between annotated people.
+
+  The relation modules learn from correct structure, which the decoders do not
+  provide until late in the training; the decoded structure is read by the same
+  modules.
+
+  Args:
+    outputs: teacher_sources, part -> [B, C]; None in evaluation.
+    batch: label, label_mask, and the annotated frames of the parts.
+    rng: not used.
+
+  Returns:
+    Nats per example, averaged over the parts that are annotated in it; labelled
+    examples with such a part count.
+  """
+  if _without_labels(outputs, batch) or not outputs.teacher_sources:
+    return empty_term(batch)
+  total, count = 0.0, 0.0
+  for part, logits in outputs.teacher_sources.items():
+    term = emotion_cross_entropy(outputs.replace(logits=logits), batch, rng)
+    annotated = f32(batch[f'{part}_annotated'].astype(bool).any(1))
+    total = total + annotated * term.values
+    count = count + annotated
+  return Term(total / jnp.maximum(count, 1.0), term.mask * f32(count > 0))
+
+
 def multi_label_emotion(
     outputs: Outputs, batch: Batch, rng: jax.Array
 ) -> Term:

@@ -19,6 +19,7 @@ TERMS = {
     for fn in (
         emotion.emotion_cross_entropy,
         emotion.emotion_sources,
+        emotion.emotion_teacher_forcing,
         emotion.multi_label_emotion,
         emotion.focal_emotion,
         emotion.ordinal_emotion,

@@ -70,6 +70,7 @@ class EmotionHead(nn.Module):
       modalities: fusion.Modalities,
       *,
       train: bool,
+      teacher: Mapping[str, jax.Array] | None = None,
   ) -> tuple[jax.Array, ...]:
     """Classifies clips.
 
@@ -78,11 +79,14 @@ class EmotionHead(nn.Module):
       structure: part -> [B, T, F], concatenated in this order; may be empty.
       modalities: see `Fusion`.
       train: whether dropout is active.
+      teacher: part -> [B, T, F], relations of the annotated people, for
+        sr_input='relations'.
 
     Returns:
       Logits [B, C] and the weight of each frame [B, T], float32. With
       sr_input='relations' also their summands [B, 1 + parts, C]: those of the
-      latents, and of the relations of each part.
+      latents, and of the relations of each part; then, with `teacher`, its
+      parts' summands, part -> [B, C].
 
     Raises:
       ValueError: for an unknown option.
@@ -144,16 +148,27 @@ class EmotionHead(nn.Module):
     logits = nn.Dense(self.num_classes, dtype=self.dtype, name='logits')(x)
     if not relations:
       return logits.astype(jnp.float32), weight
-    sources = [logits]
-    for part, values in relations.items():
+    dense = {
+        part: nn.Dense(
+            self.num_classes, dtype=self.dtype, name=f'{part}_relations'
+        )
+        for part in relations
+    }
+
+    def source(part, values):
       x = jnp.einsum('bt,btf->bf', weight, values.astype(jnp.float32))
       x = nn.Dropout(self.classifier_dropout)(x, deterministic=not train)
-      dense = nn.Dense(
-          self.num_classes, dtype=self.dtype, name=f'{part}_relations'
-      )
-      sources.append(dense(x))
+      return dense[part](x)
+
+    sources = [logits, *(source(p, values) for p, values in relations.items())]
     sources = jnp.stack(sources, 1).astype(jnp.float32)
-    return sources.sum(1), weight, sources
+    results = sources.sum(1), weight, sources
+    if not teacher:
+      return results
+    return *results, {
+        part: source(part, values).astype(jnp.float32)
+        for part, values in teacher.items()
+    }
 
   def _read(self, z: jax.Array) -> jax.Array:
     """A latent grid as one vector per frame: [B, T, h, w, D] -> [B, T, F]."""

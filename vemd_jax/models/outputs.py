@@ -58,6 +58,8 @@ class Outputs:
     frame_attention: [B, T] float32, the weight of each frame, sums to 1.
     sources: [B, S, C] float32 summands of the logits, from the latents and from
       the relations of each part; None unless the head reads relations.
+    teacher_sources: part -> [B, C] float32, the part's summand if the annotated
+      people are read instead of the decoded ones; only in training.
   """
 
   logits: jax.Array | None
@@ -67,3 +69,4 @@ class Outputs:
   face: Structure | None = None
   frame_attention: jax.Array | None = None
   sources: jax.Array | None = None
+  teacher_sources: dict[str, jax.Array] | None = None

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vemd_jax import import_path, skeletons
+from vemd_jax import import_path, matching, skeletons
 from vemd_jax.models import (
   axes,
   emotion_head,
@@ -42,6 +42,11 @@ PART_MODULES = tuple(
     for part in PARTS
     for what in ('decoder', 'st_gcn', 'relations')
 )
+
+# Keys of `head` that concern its inputs rather than the module.
+_HEAD_OPTIONS = (
+    'name', 'structure_gradient', 'relation_features', 'teacher_forcing',
+)  # fmt: skip
 
 
 class VEMD(nn.Module):
@@ -156,7 +161,7 @@ class VEMD(nn.Module):
     options = {
         k: v
         for k, v in self.head.items()
-        if k not in ('name', 'structure_gradient', 'relation_features')
+        if k not in _HEAD_OPTIONS
     }
     for name, count in emotions.items():
       if self._has_own_head():
@@ -184,7 +189,8 @@ class VEMD(nn.Module):
     Args:
       batch: image [B, T, H, W, 3]; optionally vit_features [B, T, E] (used
         instead of running the ViT), audio [B, Ta, M], audio_mask [B],
-        text_embedding [B, Tt, E], text_mask [B].
+        text_embedding [B, Tt, E], text_mask [B]; with teacher forcing, in
+        training, also the keypoints, mask and annotated frames of each part.
       dataset: dataset whose emotion head and ViT projection are used.
       train: sample latents, apply dropout, use batch statistics. Uses the rng
         streams 'latent', 'dropout' and 'modality'.
@@ -236,7 +242,7 @@ class VEMD(nn.Module):
         if features is None:
           features = self._run_vit(image, grid)
         features = jax.lax.stop_gradient(features)
-      sr_inputs = {}
+      sr_inputs, teacher = {}, {}
       if self.variant == 've_md_sr':
         sr_inputs = structures
         if not self._has_own_head():
@@ -244,13 +250,21 @@ class VEMD(nn.Module):
               part: self._sr_input(part, structure, train)
               for part, structure in structures.items()
           }
+        if train and self._uses_teacher_forcing():
+          teacher = {
+              part: self._sr_input(part, _annotated(part, s, batch), train)
+              for part, s in structures.items()
+              if f'{part}_annotated' in batch
+          }
       modalities = self._modalities(batch, train)
       results = [
-          self._classify(n, latents, features, sr_inputs, modalities, train)
+          self._classify(
+              n, latents, features, sr_inputs, teacher, modalities, train
+          )
           for n in names
       ]
-    logits, weight, vit_latent, sources = (
-        results[0] if counts[dataset] else (None,) * 4
+    logits, weight, vit_latent, sources, teacher_sources = (
+        results[0] if counts[dataset] else (None,) * 5
     )
     return Outputs(
         logits=logits,
@@ -260,6 +274,7 @@ class VEMD(nn.Module):
         face=structures.get('face'),
         frame_attention=weight,
         sources=sources,
+        teacher_sources=teacher_sources,
     )
 
   def vit_features(self, image: jax.Array) -> jax.Array:
@@ -305,6 +320,13 @@ class VEMD(nn.Module):
         self.variant == 've_md_sr'
         and not self._has_own_head()
         and self.head['sr_input'] == 'relations'
+    )
+
+  def _uses_teacher_forcing(self) -> bool:
+    return (
+        self._uses_relations()
+        and self.decoder == 'person_query'
+        and self.head.get('teacher_forcing', False)
     )
 
   def _modality_names(self) -> tuple[str, ...]:
@@ -416,8 +438,10 @@ class VEMD(nn.Module):
       modalities = fusion.drop(modalities, rate, self.make_rng('modality'))
     return modalities
 
-  def _classify(self, name, latents, features, sr_inputs, modalities, train):
-    """Logits, frame weights and ViT latent from one dataset's head."""
+  def _classify(
+      self, name, latents, features, sr_inputs, teacher, modalities, train
+  ):
+    """Logits, frame weights, ViT latent and sources of a dataset's head."""
     joined = [latent.sample for latent in latents]
     vit_latent = None
     if features is not None:
@@ -428,10 +452,12 @@ class VEMD(nn.Module):
     elif len(joined) == 1:
       # As in the reference, the latent is duplicated to replace the ViT's.
       joined *= 2
+    options = {'teacher': teacher} if teacher else {}
     logits, weight, *sources = getattr(self, f'head_{name}')(
-        tuple(joined), sr_inputs, modalities, train=train
+        tuple(joined), sr_inputs, modalities, train=train, **options
     )
-    return logits, weight, vit_latent, sources[0] if sources else None
+    sources += [None] * (2 - len(sources))
+    return logits, weight, vit_latent, *sources
 
   def _check(self):
     for key, value, allowed in (
@@ -455,6 +481,23 @@ class VEMD(nn.Module):
         raise ValueError(
             f'config.model.{key} is {value!r}, expected one of {allowed}'
         )
+
+
+def _annotated(
+    part: str, structure: Structure, batch: Mapping[str, jax.Array]
+) -> Structure:
+  """The structure with annotated people in place of the decoded ones."""
+  frames = batch[f'{part}_annotated'].astype(bool)
+  people = matching.people(
+      batch[f'{part}_keypoints'],
+      batch[f'{part}_mask'].astype(bool) & frames[..., None],
+      skeletons.QUERY_LIMBS[part],
+      batch['image'].shape[2:4],
+  )
+  limbs, presence_logits = matching.replace(
+      structure.limbs, structure.presence_logits, people, frames
+  )
+  return structure.replace(limbs=limbs, presence_logits=presence_logits)
 
 
 def scale_gradient(tree, scale: float):
