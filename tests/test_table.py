@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vemd_jax import chart, results, sweep_plan, table
+from vemd_jax import plots, results, surfaces, sweep_plan, table
 from vemd_jax.data.datasets import Published
 
 
@@ -131,30 +131,38 @@ def test_text_of_the_tables(sweep, capsys):
       assert line.count('&') in (9, 2)
 
 
-def test_the_picture_shows_means_where_they_are(sweep):
+def test_the_picture_shows_means_where_they_are(sweep, monkeypatch):
+  dots, bars = [], []
+  draw_dot, draw_line = surfaces.Raster.dot, surfaces.Raster.line
+
+  def dot(self, x, y, *args):
+    dots.append((float(x), float(y)))
+    draw_dot(self, x, y, *args)
+
+  def line(self, points, colour, *args, **kwargs):
+    if colour == plots.EVALUATION:
+      bars.append([(float(x), float(y)) for x, y in points])
+    draw_line(self, points, colour, *args, **kwargs)
+
+  monkeypatch.setattr(surfaces.Raster, 'dot', dot)
+  monkeypatch.setattr(surfaces.Raster, 'line', line)
   lines_of(sweep)
-  picture = cv2.imread(str(sweep / 'table.png'))[..., ::-1]
-  dots = np.abs(picture.astype(int) - chart._OWN).sum(-1) < 10
-  # Of the first row the dot is at its mean on the axis, whose ends are round.
-  low, high, step = chart.ticks(
-      100 * min(results.summary(C).low, 0.6), 100 * results.summary(C).high
+  # Three rows of the first group, one row of the second.
+  assert len(dots) == 4 and len(bars) == 3
+  means = [np.mean(A), np.mean(B), np.mean(C)]
+  scale = np.polyfit(means, [x for x, _ in dots[:3]], 1)
+  np.testing.assert_allclose(
+      np.polyval(scale, means), [x for x, _ in dots[:3]], atol=1e-6
   )
-  y = chart._TITLE + chart._ROW // 2
-  across = np.flatnonzero(dots[y - 1 : y + 2].all(0))
-  inside = np.flatnonzero(dots[y - 4 : y + 4].sum(0) >= 7)
-  mean = np.mean([x for x in inside if dots[y - 4 : y + 4, x].sum() >= 7])
-  expected = chart._LABELS + (np.mean(A) * 100 - low) / (high - low) * 520
-  assert across.size and step
-  assert abs(mean - expected) < 4
-
-
-def test_ticks_are_round_and_enclose():
-  for least, most in (0.3, 0.31), (59.1, 82.3), (0, 100), (5, 5), (-2, 3):
-    low, high, step = chart.ticks(least, most)
-    assert low <= least and most <= high
-    count = (high - low) / step
-    assert count == pytest.approx(round(count)) and 1 <= count <= 12
-    assert float(f'{step:.0e}'.split('e')[0]) in (1, 2, 5)
+  assert scale[0] > 0 and dots[0][1] < dots[1][1] < dots[2][1]
+  for values, bar, (_, y) in zip((A, B, C), bars, dots):
+    summary = results.summary(values)
+    np.testing.assert_allclose(
+        bar, [(np.polyval(scale, v), y) for v in (summary.low, summary.high)]
+    )
+  picture = cv2.imread(str(sweep / 'table.png'))[..., ::-1]
+  for x, y in dots[:3]:
+    assert '#' + bytes(picture[round(y), round(x)]).hex() == plots.EVALUATION
 
 
 def test_a_run_is_not_counted_twice(sweep, capsys):

@@ -12,7 +12,7 @@ from vemd_jax.surfaces import FAINT, GREY, INK, Raster, Svg
 # Colours of runs side by side, from the palette of Okabe and Ito, which is
 # distinguishable with colour vision deficiency.
 COLOURS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9')
-TRAIN, EVALUATION = '#8a94a6', COLOURS[0]
+TRAIN, EVALUATION, PUBLISHED = '#8a94a6', COLOURS[0], COLOURS[1]
 # Longer curves are averaged over this number of intervals.
 _MOST_POINTS = 300
 
@@ -51,6 +51,24 @@ class Bin(NamedTuple):
   low: float
   high: float
   count: int
+
+
+class Interval(NamedTuple):
+  """A row of a plot of intervals; what is None or not finite is not drawn.
+
+  Attributes:
+    name: label of the row.
+    value: the value, such as a mean.
+    low: lower end of its interval.
+    high: upper end of its interval.
+    published: number for reference.
+  """
+
+  name: str
+  value: float | None
+  low: float | None
+  high: float | None
+  published: float | None = None
 
 
 class _Axes:
@@ -183,34 +201,46 @@ def reliability(
 def intervals(
     surface: Svg | Raster,
     title: str,
-    rows: Sequence[tuple[str, float, float, float]],
-    chance: float,
+    rows: Sequence[Interval],
+    chance: float | None = None,
+    names: int = 110,
 ) -> None:
-  """Draws a value and its interval in each row, and chance as a dashed line.
+  """Draws a value and its interval in each row.
 
   Args:
     surface: surface to draw on.
     title: title of the plot.
-    rows: (name, value, low, high) from top to bottom.
-    chance: value without any information.
+    rows: rows from top to bottom.
+    chance: value without any information, drawn as a dashed line.
+    names: width of the column of names, in pixels.
   """
   w, h = surface.width, surface.height
   surface.label(8, 18, title, 13, INK)
-  values = np.array([row[1:] for row in rows], np.float64)
-  values = np.append(values[np.isfinite(values)], chance)
-  box = 110, 30, w - 20, h - 34
+  values = [v for row in rows for v in row[1:] if _is_number(v)]
+  values = np.array([*values, *([] if chance is None else [chance])] or [0.0])
+  box = names, 30, w - 20, h - 34
   axes = _Axes(surface, box, _margin(values), (0.0, 1.0))
   axes.frame(ticks(*_margin(values), most=5), [], '')
-  x, _ = axes.at(chance, 0.0)
-  surface.line(((x, box[1]), (x, box[3])), GREY, dashed=True, name='chance')
-  for i, (name, value, low, high) in enumerate(rows):
+  if chance is not None:
+    x, _ = axes.at(chance, 0.0)
+    surface.line(((x, box[1]), (x, box[3])), GREY, dashed=True, name='chance')
+  for i, row in enumerate(rows):
     y = box[1] + (i + 0.5) * (box[3] - box[1]) / len(rows)
-    surface.label(box[0] - 8, y + 4, name, anchor='end')
-    if not np.isfinite([value, low, high]).all():
-      continue
-    (left, right, at), _ = axes.at([low, high, value], 0.0)
-    surface.line(((left, y), (right, y)), EVALUATION, 1.4)
-    surface.dot(at, y, 3.5, EVALUATION, f'{name}: {value:.3f}')
+    surface.label(box[0] - 8, y + 4, row.name, anchor='end')
+    if _is_number(row.low) and _is_number(row.high):
+      (left, right), _ = axes.at([row.low, row.high], 0.0)
+      surface.line(((left, y), (right, y)), EVALUATION, 1.4)
+    if _is_number(row.value):
+      x, _ = axes.at(row.value, 0.0)
+      surface.dot(x, y, 3.5, EVALUATION, f'{row.name}: {row.value:.4g}')
+    if _is_number(row.published):
+      x, _ = axes.at(row.published, 0.0)
+      name = f'{row.name}, published: {row.published:.4g}'
+      surface.line(((x, y - 6), (x, y + 6)), PUBLISHED, 3.0, name=name)
+
+
+def _is_number(value: float | None) -> bool:
+  return value is not None and bool(np.isfinite(value))
 
 
 def _points(curve: Curve) -> dict[str, np.ndarray]:

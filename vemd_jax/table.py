@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 from etils import epath
 
-from vemd_jax import chart, metrics, results
+from vemd_jax import metrics, plots, results, surfaces
 from vemd_jax.data.datasets import Published
 
 HEADS = (
@@ -301,20 +301,30 @@ def _escape(text: str) -> str:
 
 
 def picture(made: Sequence[Table]) -> np.ndarray:
-  """Plots means, intervals and published numbers; uint8 [H, W, 3] RGB."""
+  """Plots means, intervals and published numbers; uint8 [H, W, 3] RGB.
+
+  Args:
+    made: tables; each is a panel with an axis of its own.
+
+  Returns:
+    A dot for each mean, a line for its interval, and a bar for each published
+    number.
+  """
   panels = []
   for table in made:
     scale = 100 if table.percent else 1
-    marks = []
+    rows = []
     for line in table.lines:
       s = line.summary or results.Summary(0, None, None, None, None)
       values = [
           None if v is None else v * scale for v in (s.mean, s.low, s.high)
       ]
       published = line.published and line.published.value
-      marks.append(chart.Mark(line.name, *values, published))
-    panels.append((heading(table), marks))
-  return chart.intervals(panels)
+      rows.append(plots.Interval(line.name, *values, published))
+    panel = surfaces.Raster(820, 66 + 24 * len(rows))
+    plots.intervals(panel, heading(table), rows, names=300)
+    panels.append(panel.picture)
+  return np.concatenate(panels)
 
 
 def undone(sweep: dict[str, Any], workdir: epath.Path) -> list[str]:

@@ -82,7 +82,9 @@ def test_a_chart_shows_each_tap_in_its_place():
     def dot(self, x, y, r, colour, name=''):
       dots.append((name, x, y))
 
-  rows = [('a', 0.2, 0.1, 0.3), ('b', 0.8, 0.7, 0.9)]
+  rows = [
+      plots.Interval('a', 0.2, 0.1, 0.3), plots.Interval('b', 0.8, 0.7, 0.9)
+  ]  # fmt: skip
   plots.intervals(Recorder(460, 100), 't', rows, 0.5)
   assert dots[0][1] < 285 < dots[1][1] and dots[0][2] < dots[1][2]
 

@@ -46,7 +46,7 @@ def chart(
   plots.intervals(
       surface,
       title((first.attack, first.target, first.metric)),
-      [(m.tap, m.value, m.low, m.high) for m in measures],
+      [plots.Interval(m.tap, m.value, m.low, m.high) for m in measures],
       first.chance,
   )
   return surface
