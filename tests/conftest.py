@@ -47,8 +47,12 @@ import jax
 import pytest
 from absl import flags, logging
 
+from vemd_jax import devices, sharding
+
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+devices.keep_freed_memory()
 
 # Grain reads absl flags, which nothing parses under pytest.
 flags.FLAGS.mark_as_parsed()
@@ -59,6 +63,13 @@ def standard_promotion():
   """For tests that run optax, whose code mixes int32 and float32."""
   with jax.numpy_dtype_promotion('standard'):
     yield
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+  """Runs of this process use one device: their programs compile faster."""
+  mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
+  monkeypatch.setattr(sharding, 'make_mesh', lambda *_: mesh)
 
 
 # Files that take longest; they are run first.
@@ -85,6 +96,8 @@ def pytest_unconfigure(config):
 @pytest.fixture(scope='session')
 def tiny_run(tmp_path_factory) -> pathlib.Path:
   """Workdir of one tiny run of the demo; tests that change it copy it."""
+  from tests.faults import harness
+
   base = tmp_path_factory.getbasetemp()
   if 'PYTEST_XDIST_WORKER' in os.environ:
     base = base.parent  # Shared by the workers.
@@ -97,8 +110,8 @@ def tiny_run(tmp_path_factory) -> pathlib.Path:
           [sys.executable, '-m', 'vemd_jax.main',
            '--config=configs/group_scenes.py:tiny', f'--workdir={workdir}'],
           cwd=pathlib.Path(__file__).parents[1],
-          # As many devices as the machine has cores, not eight.
-          env={**os.environ, 'XLA_FLAGS': os.environ['VEMD_TEST_FLAG']},
+          # One device, not eight: its programs compile faster.
+          env=harness.environment(),
           capture_output=True, text=True, check=False,
       )  # fmt: skip
       assert process.returncode == 0, process.stderr

@@ -7,7 +7,6 @@ that needs no model. The longest chains are marked slow.
 """
 
 import json
-import os
 import pathlib
 import re
 import shlex
@@ -19,6 +18,7 @@ import numpy as np
 import pytest
 
 from tests import golden_rule, official_data
+from tests.faults import harness
 from tests.prepare.official_layouts import picture, write_image
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -80,12 +80,11 @@ def run(command: str, cwd: pathlib.Path, *more: str) -> str:
   program = ['-m', module]
   if module == 'vemd_jax.data.annotate':
     program = ['-c', ANNOTATE]
-  environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
-  # As many devices as the machine has cores, not the eight of the tests.
-  environment['XLA_FLAGS'] = environment['VEMD_TEST_FLAG']
+  # With one device, whose programs compile faster.
   process = subprocess.run(
       [sys.executable, *program, *arguments, *more],
-      cwd=cwd, env=environment, capture_output=True, text=True, check=False,
+      cwd=cwd, env=harness.environment(),
+      capture_output=True, text=True, check=False,
   )  # fmt: skip
   assert process.returncode == 0, f'{command}\n{process.stderr[-3000:]}'
   return process.stdout
@@ -109,13 +108,21 @@ def prepare(cwd: pathlib.Path, dataset: str, out: str) -> None:
 
 
 def test_gaf3_from_the_official_folder_to_a_prediction(tmp_path):
-  """Preparation, annotation, stage 1, stage 2; then with cached features."""
+  """Preparation, annotation, stage 1, stage 2."""
   official_data.gaf3(tmp_path / 'DIR')
   chain = documented('configs/gaf3.py')
   assert len(chain) == 4
   for command in chain:
     run(command, tmp_path)
   predict(tmp_path)
+
+
+@pytest.mark.slow
+def test_gaf3_with_cached_features(tmp_path):
+  official_data.gaf3(tmp_path / 'DIR')
+  chain = documented('configs/gaf3.py')
+  for command in chain[:-1]:
+    run(command, tmp_path)
   # vemd_jax.cache_features, with the weights of stage 1.
   (cache,) = documented('vemd_jax/cache_features.py')
   out = run(cache, tmp_path)

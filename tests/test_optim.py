@@ -55,6 +55,17 @@ def test_adam_after_clipping_by_hand():
     np.testing.assert_allclose(updates[key].ravel()[0], expected, rtol=1e-4)
 
 
+def test_an_optimizer_of_optax():
+  # Lion's first step is the sign of the gradient times the rate.
+  optimizer = optim.make_optimizer(
+      settings(name='optax:lion', learning_rate=0.1), steps=10
+  )
+  updates, _ = optimizer.update(GRADS, optimizer.init(PARAMS), PARAMS)
+  for key, sign in ('kernel', 1), ('bias', -1):
+    # optax decays weights by 1e-3.
+    np.testing.assert_allclose(updates[key], -0.1 * (sign + 2e-3), rtol=1e-5)
+
+
 def test_weight_decay_spares_biases():
   plain = optim.make_optimizer(settings(name='adam', clip=0.0), 10)
   decayed = optim.make_optimizer(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.prepare import official_layouts as layouts
-from vemd_jax import metrics, sharding, train
+from vemd_jax import metrics, train
 from vemd_jax.data import datasets, pipeline
 from vemd_jax.prepare import dataset as prepare
 from vemd_jax.prepare import index, text
@@ -45,14 +45,6 @@ CASES = [
         'emotion', 'mmd', *QUERY}),
     ('reference', 've_sd', {'emotion', 'mmd'}),
 ]  # fmt: skip
-
-
-@pytest.fixture
-def one_device(monkeypatch):
-  make_mesh = sharding.make_mesh
-  monkeypatch.setattr(
-      sharding, 'make_mesh', lambda *_: make_mesh(1, 1, jax.devices()[:1])
-  )
 
 
 @pytest.fixture(scope='module')

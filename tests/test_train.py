@@ -1,7 +1,6 @@
 """Complete runs of the tiny demo recipe."""
 
 import json
-import os
 import pathlib
 import shutil
 import signal
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 
 from configs import group_scenes
+from tests.faults import harness
 from vemd_jax import run as run_lib
 from vemd_jax import sharding, train, weights
 from vemd_jax.report import runs
@@ -21,7 +21,7 @@ from vemd_jax.report import runs
 MAKE_MESH = sharding.make_mesh
 ROOT = pathlib.Path(__file__).parents[1]
 
-pytestmark = pytest.mark.usefixtures('standard_promotion')
+pytestmark = pytest.mark.usefixtures('standard_promotion', 'one_device')
 
 
 def tiny(**changes):
@@ -39,22 +39,12 @@ def lines(workdir):
   return [json.loads(line) for line in text.splitlines()]
 
 
-@pytest.fixture(scope='module', autouse=True)
-def one_device():
-  """Programs for a single device compile much faster."""
-  mesh = MAKE_MESH(1, 1, jax.devices()[:1])
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(run_lib.sharding, 'make_mesh', lambda data, fsdp: mesh)
-    yield
-
-
 def start(*arguments):
-  """The command line, in a process with a device for each core."""
-  environment = {**os.environ, 'XLA_FLAGS': os.environ['VEMD_TEST_FLAG']}
+  """The command line, in a process with one device."""
   return subprocess.Popen(
       [sys.executable, '-m', 'vemd_jax.main', *arguments],
       cwd=ROOT,
-      env=environment,
+      env=harness.environment(),
       stdout=subprocess.DEVNULL,
       stderr=subprocess.PIPE,
       text=True,
@@ -144,7 +134,8 @@ def test_killed_and_started_again_ends_with_the_same_bits(straight, tmp_path):
 
 def test_one_device_and_eight_give_the_same_loss(tmp_path):
   config = tiny(**{
-      'model.variant': 've_sd', 'mesh.min_shard_size': 64,
+      'model.variant': 've_sd', 'model.encoder.blocks': 1,
+      'mesh.min_shard_size': 64,
   })  # fmt: skip
   results = []
   for mesh in (
@@ -169,7 +160,10 @@ def test_one_device_and_eight_give_the_same_loss(tmp_path):
 
 
 def test_moving_average_forgets_the_first_parameters(tmp_path):
-  config = tiny(**{'model.variant': 've_sd', 'optim.ema_decay': 0.15})
+  config = tiny(**{
+      'model.variant': 've_sd', 'model.encoder.blocks': 1,
+      'optim.ema_decay': 0.15,
+  })  # fmt: skip
   run = train.set_up(config, tmp_path)
   state = run.create()
   expected = jax.device_get(state.params)
@@ -196,7 +190,7 @@ def test_moving_average_forgets_the_first_parameters(tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
   config = tiny(**{
       'optim.learning_rate': 1e30, 'optim.warmup_steps': 0,
-      'model.variant': 've_sd',
+      'model.variant': 've_sd', 'model.encoder.blocks': 1,
   })  # fmt: skip
   with pytest.raises(FloatingPointError, match='not finite at step 0'):
     train.train_and_evaluate(config, tmp_path)

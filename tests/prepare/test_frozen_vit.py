@@ -17,14 +17,6 @@ from vemd_jax.models import vit
 pytestmark = pytest.mark.usefixtures('standard_promotion')
 
 
-@pytest.fixture
-def one_device(monkeypatch):
-  make_mesh = train.sharding.make_mesh
-  monkeypatch.setattr(
-      train.sharding, 'make_mesh', lambda *_: make_mesh(1, 1, jax.devices()[:1])
-  )
-
-
 def folder(root):
   root.mkdir()
   rng = np.random.default_rng(0)
