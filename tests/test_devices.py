@@ -198,6 +198,7 @@ pinned = pytest.mark.skipif(
 
 
 @pinned
+@pytest.mark.slow
 def test_a_run_that_is_pinned_to_one_core_ends(tmp_path):
   process = run(tmp_path)
   assert process.returncode == 0, process.stderr

@@ -28,7 +28,6 @@ HEATMAP = {'body_heatmap', 'face_heatmap'}
 QUERY = {'body_query', 'face_query'}
 CASES = [
     ('gaf3', '', {'emotion', 'kl', *HEATMAP}),
-    ('gaf3', 've_md,person_query', {'emotion', 'kl', *QUERY}),
     ('vgaf', 'audio,ve_sd', {'emotion', 'kl'}),
     ('samsemo', 'audio,text,multi_label,ve_md', {'emotion', 'kl', *HEATMAP}),
     ('dfew', 'person_query', {'emotion', 'kl', 'face_query'}),
@@ -36,13 +35,17 @@ CASES = [
     ('engagenet', 'reference,ve_md', {'emotion', 'mmd', *HEATMAP}),
     ('coco', '', {'emotion', 'kl', *HEATMAP}),
     ('mer2023_semi', '', {'emotion', 'kl', *HEATMAP}),
-    ('coco', 'person_query', {'emotion', 'kl', *QUERY}),
     ('gaf3_from_coco', 've_md', {'emotion', 'kl', *HEATMAP}),
     ('mixture', 've_sd', {'emotion', 'kl'}),
     ('stage1', 'dfew', {'emotion'}),
-    ('reference', 'heatmap,two_encoders', {'emotion', 'mmd', *HEATMAP}),
     ('reference', 'projected,st_gcn,person_query', {
         'emotion', 'mmd', *QUERY}),
+]
+# Other options of the same recipes.
+MORE = [
+    ('gaf3', 've_md,person_query', {'emotion', 'kl', *QUERY}),
+    ('coco', 'person_query', {'emotion', 'kl', *QUERY}),
+    ('reference', 'heatmap,two_encoders', {'emotion', 'mmd', *HEATMAP}),
     ('reference', 've_sd', {'emotion', 'mmd'}),
 ]  # fmt: skip
 
@@ -98,7 +101,10 @@ def recipe(name, words, root_of, **changes):
   return config
 
 
-@pytest.mark.parametrize('name, words, terms', CASES)
+@pytest.mark.parametrize(
+    'name, words, terms',
+    [*CASES, *(pytest.param(*case, marks=pytest.mark.slow) for case in MORE)],
+)
 def test_a_step_of_every_recipe_can_be_traced(
     name, words, terms, root_of, tmp_path
 ):
