@@ -1,8 +1,8 @@
 r"""The demo: synthetic drawings of groups, rendered on the fly without files.
 
 The class is negative, neutral or positive and depends on facial expressions and
-on interactions between people. Trains in 6 to 15 minutes on 2 CPU cores to an
-accuracy of 0.96 on val; chance is 0.33 (benchmarks/RESULTS.md).
+on interactions between people. Trains in 6 to 17 minutes on 2 CPU cores to an
+accuracy of 0.94 on val; chance is 0.33 (benchmarks/RESULTS.md).
 
   python -m vemd_jax.main --config=configs/group_scenes.py --workdir=W
 
@@ -37,10 +37,10 @@ def get_config(options: str = ''):
     config.eval.every = 1000
     config.checkpoint.every = 500
     if 'relations' in given:
-      config.steps = 2500
+      config.steps = 2800
       # Most scenes show one cue only: where faces always tell the class, the
       # model trusts them also where they do not.
-      data.group_scenes.single_cue = (0.2, 0.4)
+      data.group_scenes.single_cue = (0.15, 0.45)
   options = ','.join(option for option in given if option != 'full')
   return config_lib.finish(
       config,
