@@ -6,6 +6,7 @@ image for each limb, a mask of the coordinates that exist, and the adjacency of
 its limbs.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -83,6 +84,27 @@ def people(
       exists,
       adjacency.astype(jnp.float32),
       mask.astype(bool) & exists.any((-2, -1)),
+  )
+
+
+def people_of(
+    batch: Mapping[str, jax.Array], part: str, frames: jax.Array
+) -> People:
+  """Limb targets of the people of a part, from `people`.
+
+  Args:
+    batch: keypoints and mask of the part; image for its size.
+    part: 'body' or 'face'.
+    frames: [B, T] bool; the people of other frames are masked out.
+
+  Returns:
+    The people, [B, T, P, ...].
+  """
+  return people(
+      batch[f'{part}_keypoints'],
+      batch[f'{part}_mask'].astype(bool) & frames[..., None],
+      skeletons.QUERY_LIMBS[part],
+      batch['image'].shape[2:4],
   )
 
 

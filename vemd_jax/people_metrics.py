@@ -133,12 +133,7 @@ def measure(
   height, width = batch['image'].shape[2:4]
   topology = skeletons.QUERY_LIMBS[part]
   keypoints = batch[f'{part}_keypoints']
-  target = matching.people(
-      keypoints,
-      batch[f'{part}_mask'].astype(bool) & frames[..., None],
-      topology,
-      (height, width),
-  )
+  target = matching.people_of(batch, part, frames)
   limbs = structure.limbs.astype(jnp.float32)
   adjacency = structure.adjacency_logits
   cost = matching.pair_costs(limbs, adjacency, target)

@@ -27,13 +27,7 @@ def _queries(term, outputs, batch, part):
   if f'{part}_annotated' not in batch:
     return None
   frames = batch[f'{part}_annotated'].astype(bool) & real(batch)[:, None]
-  target = matching.people(
-      batch[f'{part}_keypoints'],
-      batch[f'{part}_mask'].astype(bool) & frames[..., None],
-      skeletons.QUERY_LIMBS[part],
-      batch['image'].shape[2:4],
-  )
-  return structure, target, frames
+  return structure, matching.people_of(batch, part, frames), frames
 
 
 def person_query(

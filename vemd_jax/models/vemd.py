@@ -488,14 +488,11 @@ def _annotated(
 ) -> Structure:
   """The structure with annotated people in place of the decoded ones."""
   frames = batch[f'{part}_annotated'].astype(bool)
-  people = matching.people(
-      batch[f'{part}_keypoints'],
-      batch[f'{part}_mask'].astype(bool) & frames[..., None],
-      skeletons.QUERY_LIMBS[part],
-      batch['image'].shape[2:4],
-  )
   limbs, presence_logits = matching.replace(
-      structure.limbs, structure.presence_logits, people, frames
+      structure.limbs,
+      structure.presence_logits,
+      matching.people_of(batch, part, frames),
+      frames,
   )
   return structure.replace(limbs=limbs, presence_logits=presence_logits)
 
