@@ -40,7 +40,7 @@ CASES = [
     ('stage1', 'dfew', {'emotion'}),
     ('reference', 'projected,st_gcn,person_query', {
         'emotion', 'mmd', *QUERY}),
-]
+]  # fmt: skip
 # Other options of the same recipes.
 MORE = [
     ('gaf3', 've_md,person_query', {'emotion', 'kl', *QUERY}),

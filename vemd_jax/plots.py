@@ -216,11 +216,11 @@ def intervals(
   """
   w, h = surface.width, surface.height
   surface.label(8, 18, title, 13, INK)
-  values = [v for row in rows for v in row[1:] if _is_number(v)]
-  values = np.array([*values, *([] if chance is None else [chance])] or [0.0])
+  values = [chance, *(v for row in rows for v in row[1:])]
+  x_range = _margin(np.array([v for v in values if _is_number(v)] or [0.0]))
   box = names, 30, w - 20, h - 34
-  axes = _Axes(surface, box, _margin(values), (0.0, 1.0))
-  axes.frame(ticks(*_margin(values), most=5), [], '')
+  axes = _Axes(surface, box, x_range, (0.0, 1.0))
+  axes.frame(ticks(*x_range, most=5), [], '')
   if chance is not None:
     x, _ = axes.at(chance, 0.0)
     surface.line(((x, box[1]), (x, box[3])), GREY, dashed=True, name='chance')
