@@ -12,9 +12,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from optax import assignment
 
-from vemd_jax import skeletons
+from vemd_jax import assignment, skeletons
+from vemd_jax.models import axes
 
 
 class People(NamedTuple):
@@ -241,15 +241,22 @@ def assign(cost: jax.Array, mask: jax.Array) -> Match:
   cost = jnp.where(usable, cost, 2.0 * top + 1.0)
   cost = jnp.where(present, cost, 4.0 * top + 2.0)
 
-  def one(cost):
-    # The pairs are returned in arbitrary order.
-    row, column = assignment.hungarian_algorithm(cost)
-    query = jnp.zeros(persons, jnp.int32).at[column].set(row.astype(jnp.int32))
-    return query, jnp.zeros(persons, bool).at[column].set(True)
+  query = axes.locally(_assign, cost)
+  matched = (query >= 0) & mask.astype(bool)
+  return Match(jnp.where(matched, query, 0), matched)
 
-  query, served = jax.vmap(one)(cost.reshape(-1, queries, persons))
-  matched = served.reshape(mask.shape) & mask.astype(bool)
-  return Match(jnp.where(matched, query.reshape(mask.shape), 0), matched)
+
+def _assign(cost: jax.Array) -> jax.Array:
+  """[..., Q, P] -> [..., P] int32, the query of each person, -1 without."""
+  *lead, queries, persons = cost.shape
+  cost = cost.reshape(-1, queries, persons)
+  if persons <= queries:
+    query = assignment.solve(cost.swapaxes(1, 2))
+  else:
+    person = assignment.solve(cost)  # [N, Q]
+    given = person[:, :, None] == jnp.arange(persons)[None, None]
+    query = jnp.where(given.any(1), given.argmax(1).astype(jnp.int32), -1)
+  return query.reshape(*lead, persons)
 
 
 def take(values: jax.Array, match: Match) -> jax.Array:

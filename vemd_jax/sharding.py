@@ -197,6 +197,31 @@ def constraint(mesh: Mesh) -> axes.Constraint | None:
   return constrain
 
 
+def local(mesh: Mesh) -> axes.Local:
+  """How a function that treats each row on its own runs on a mesh.
+
+  Args:
+    mesh: mesh from `make_mesh`.
+
+  Returns:
+    For `models.axes.constrained`: applies a function without communication
+    between devices, if their number divides that of the rows.
+  """
+
+  def apply(function: Callable, arrays: tuple[jax.Array, ...]) -> Any:
+    if mesh.size == 1 or arrays[0].shape[0] % mesh.size:
+      return function(*arrays)
+    return jax.shard_map(
+        function,
+        mesh=mesh,
+        in_specs=P(AXES),
+        out_specs=P(AXES),
+        check_vma=False,
+    )(*arrays)
+
+  return apply
+
+
 def constrained(mesh: Mesh, step: Callable) -> Callable:
   """A step whose activations are constrained, with the same signature.
 
@@ -210,7 +235,7 @@ def constrained(mesh: Mesh, step: Callable) -> Callable:
 
   @functools.wraps(step)
   def call(*args, **kwargs):
-    with axes.constrained(constraint(mesh)):
+    with axes.constrained(constraint(mesh), local(mesh)):
       return step(*args, **kwargs)
 
   return call

@@ -1,32 +1,38 @@
 """Names of the dimensions of activations, by which a run constrains shardings.
 
-A model names dimensions where a compiler would split an activation badly. It
-knows neither mesh nor rules: `constrained` sets what the names mean, and
-outside of it they mean nothing.
+A model names dimensions where a compiler would split an activation badly, and
+functions that treat each row of the batch on its own. It knows neither mesh nor
+rules: `constrained` sets what these mean, and outside of it they mean nothing.
 """
 
 import contextlib
 import contextvars
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 
 Constraint = Callable[[jax.Array, Sequence[str | None]], jax.Array]
+Local = Callable[[Callable, tuple[jax.Array, ...]], Any]
 
-_current: contextvars.ContextVar[Constraint | None] = contextvars.ContextVar(
-    'constraint', default=None
+_current: contextvars.ContextVar[tuple[Constraint | None, Local | None]] = (
+    contextvars.ContextVar('constraint', default=(None, None))
 )
 
 
 @contextlib.contextmanager
-def constrained(constraint: Constraint | None) -> Iterator[None]:
-  """Applies a constraint to the activations that `constrain` names.
+def constrained(
+    constraint: Constraint | None, local: Local | None = None
+) -> Iterator[None]:
+  """Sets what `constrain` and `locally` do.
 
   Args:
     constraint: (activation, names) -> activation, see `sharding.constraint`;
       None for none.
+    local: (function, arrays) -> results, see `sharding.local`; None calls the
+      function.
   """
-  token = _current.set(constraint)
+  token = _current.set((constraint, local))
   try:
     yield
   finally:
@@ -45,5 +51,22 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
   Returns:
     The same values.
   """
-  constraint = _current.get()
+  constraint, _ = _current.get()
   return x if constraint is None else constraint(x, names)
+
+
+def locally(function: Callable, *arrays: jax.Array) -> Any:
+  """Applies a function on each device to its own rows of the batch.
+
+  A loop whose number of iterations depends on the data would otherwise wait in
+  each iteration until all devices know whether another one is needed.
+
+  Args:
+    function: of the arrays; treats each row on its own.
+    *arrays: [B, ...].
+
+  Returns:
+    The function's results, [B, ...].
+  """
+  _, local = _current.get()
+  return function(*arrays) if local is None else local(function, arrays)
