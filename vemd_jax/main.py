@@ -112,7 +112,7 @@ def main(argv: list[str]) -> None:
 
 def _one_line(error: Exception, workdir: epath.Path) -> str:
   """Formats an error as one line and writes the traceback to a file."""
-  where = ''
+  where = f' (workdir {workdir}, to which no traceback could be written)'
   with contextlib.suppress(OSError):
     path = workdir / 'traceback.txt'
     path.write_text(traceback.format_exc())

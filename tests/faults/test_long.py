@@ -50,6 +50,8 @@ def test_twenty_thousand_steps(tmp_path, monkeypatch):
   train.train_and_evaluate(config, tmp_path / 'run')
   seen[20_000] = resources()
   print('end', seen[20_000])
-  memory, threads, files = seen[5000]
-  assert seen[17_500][0] < memory + 30
-  assert seen[17_500][1] <= threads and seen[17_500][2] <= files
+  # Threads and files come and go with each save, so the most of them counts.
+  first = [max(x) for x in zip(*(seen[s] for s in range(2500, 10_001, 2500)))]
+  last = [max(x) for x in zip(*(seen[s] for s in range(12_500, 20_000, 2500)))]
+  assert last[0] < first[0] + 30
+  assert last[1] <= first[1] and last[2] <= first[2]

@@ -17,7 +17,7 @@ import official_layouts as layouts
 import pytest
 from PIL import Image
 
-from vemd_jax.data import datasets, decoding, prepared
+from vemd_jax.data import datasets, decoding, files, prepared
 from vemd_jax.prepare import chunks, encode, index
 from vemd_jax.prepare import dataset as prepare
 
@@ -795,3 +795,50 @@ def test_source_videos_of_several_splits_are_reported(tmp_path):
   assert report['overlaps'][0] == (
       '1 subjects or source videos are in more than one split'
   )
+
+
+def test_shards_on_a_file_system_that_fails(tmp_path, monkeypatch):
+  """Retried for some seconds; what stays unreadable does not count."""
+  run('gaf3', tmp_path)
+  source = prepared.PreparedSource(tmp_path / 'out', split='train')
+  expected = source[1]
+  waited, failures = [], []
+  monkeypatch.setattr(files.retry, '__kwdefaults__', {'sleep': waited.append})
+  opened = prepared._open
+
+  class Failing:
+
+    def __init__(self, data):
+      self.data = data
+
+    def __getitem__(self, position):
+      if failures:
+        raise RuntimeError(failures.pop())
+      return self.data[position]
+
+  monkeypatch.setattr(prepared, '_open', lambda *a: Failing(opened(*a)))
+  source = prepared.PreparedSource(tmp_path / 'out', split='train')
+  # The text that array_record gave with a pread() that fails.
+  failed = 'pread() failed: Input/output error; reading x; at byte 7'
+  failures += [failed] * 2
+  found = source[1]
+  assert waited == list(files.DELAYS[:2])
+  assert found['frames'] == expected['frames']
+  waited.clear()
+  failures += [failed] * 99
+  found = source[1]
+  assert found['frames'] == [b''] and found['label'] == expected['label']
+  assert found['bodies'] == [None] and len(waited) == len(files.DELAYS)
+
+
+def test_a_damaged_shard_does_not_end_the_run(tmp_path, caplog):
+  run('gaf3', tmp_path)
+  # The tiny datasets of these tests have one block: all of it is unreadable.
+  (shard,) = (tmp_path / 'out/data').glob('*-train.array_record*')
+  data = bytearray(shard.read_bytes())
+  data[len(data) // 2] ^= 255
+  shard.write_bytes(data)
+  source = prepared.PreparedSource(tmp_path / 'out', split='train')
+  frames = [source[i]['frames'] for i in range(len(source))]
+  assert [b''] in frames
+  assert 'is left out: ' in caplog.text and 'data: ' in caplog.text

@@ -5,7 +5,10 @@ as in index.jsonl, and for clips `frame`, the number of the stored frame.
 Keypoints that are distributed with the dataset are not replaced.
 """
 
+import contextlib
+import errno
 import json
+import os
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -18,6 +21,7 @@ from absl import logging
 from vemd_jax.data import (
   annotations,
   datasets,
+  decoding,
   files,
   folder,
   jsonl,
@@ -28,6 +32,13 @@ from vemd_jax.data import (
 # TFDS imports its modules on first use; in several threads at once it deadlocks
 # (seen with Python 3.11, whose cached properties hold a lock).
 _OPENING = threading.Lock()
+
+# What a sample that cannot be read contains, like an unreadable image file.
+_UNREADABLE = {
+    'frames': [b''], 'bodies': None, 'num_bodies': -1, 'faces': None,
+    'num_faces': -1, 'ignore_boxes': (), 'label_multi_hot': (),
+    'transcript': b'', 'audio': (),
+}  # fmt: skip
 
 
 class PreparedSource:
@@ -129,12 +140,15 @@ class PreparedSource:
     Depending on the dataset it also has `ignore` (crowds and people without
     joints), `label_multi_hot` int32 [C] and `transcript`.
     """
-    if self._data is None:
-      # Opened on first use, so that each worker process opens its own.
-      with _OPENING:
-        if self._data is None:
-          self._data = _open(self._root, self._stored)
-    stored = self._data[int(self._positions[index])]
+    path = str(self._root / 'data')
+    try:
+      stored = files.retry(self._read, path, int(self._positions[index]))
+    except OSError as error:
+      name = self.files[index]
+      decoding.warn_once(
+          f'{path} {name}', f'{path}: {name} is left out: {error.strerror}'
+      )
+      stored = _UNREADABLE
     frames = stored['frames']
     chosen = list(range(len(frames)))
     if self._frames and len(frames) > self._frames:
@@ -179,6 +193,25 @@ class PreparedSource:
       record['text_embedding'] = self._text(record['file'])
     return record
 
+  def _read(self, path: str, position: int) -> Mapping[str, Any]:
+    data = self._data
+    if data is None:
+      # Opened on first use, so that each worker process opens its own.
+      with _OPENING:
+        if self._data is None:
+          self._data = _open(self._root, self._stored)
+        data = self._data
+    try:
+      return data[position]
+    except RuntimeError as error:
+      # The readers of array_record report all errors as text. One that could
+      # not open its file fails until it is made anew.
+      self._data = None
+      message = str(error)
+      transient = (n for n in files.TRANSIENT if os.strerror(n) in message)
+      number = next(transient, errno.EBADMSG)
+      raise OSError(number, message.partition(';')[0], path) from error
+
   def __getstate__(self) -> dict[str, Any]:
     return {**self.__dict__, '_data': None}
 
@@ -199,7 +232,9 @@ def _open(root: Path, split: str):
       raise ValueError(f'{path} names {name!r}, expected classes of TFDS')
   data = tfds.builder_from_directory(root / 'data').as_data_source(split)
   if len(data):
-    data[0]  # Decoding imports more modules.
+    # Decoding imports more modules.
+    with contextlib.suppress(RuntimeError):
+      data[0]
   return data
 
 
