@@ -275,6 +275,7 @@ def test_damaged_sound(tmp_path):
   path = tmp_path / 'a.wav'
   cases = {
       'rate of 1 Hz': wave(rate=1),
+      'rate of 2 GHz': wave(rate=2 * 10**9),
       'no rate': wave(rate=0),
       'a header alone': wave()[:30],
       'no sound': b'RIFF' + bytes(60),

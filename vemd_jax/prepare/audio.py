@@ -36,8 +36,9 @@ FLOOR_DB = -100.0
 SILENCE = 1e-4
 # Limit of a sound track, whose samples are held in memory.
 MAX_SECONDS = 4 * 3600
-# Lower limit of the sample rate: resampling must not multiply the data.
-MIN_RATE = 1000
+# Limits of the sample rate: resampling must not multiply the data, and the
+# filter for it, which grows with the rate, must not fill the memory.
+MIN_RATE, MAX_RATE = 1000, 768_000
 # Windows transformed at a time, which bounds the memory.
 _BLOCK = 1 << 14
 
@@ -121,7 +122,7 @@ def read_samples(path: str | pathlib.Path) -> np.ndarray | None:
       resampler = av.AudioResampler(format='s16', layout='mono', rate=RATE)
       count = 0
       for frame in container.decode(container.streams.audio[0]):
-        if frame.sample_rate < MIN_RATE:
+        if not MIN_RATE <= frame.sample_rate <= MAX_RATE:
           raise ValueError(f'sample rate is {frame.sample_rate} Hz')
         new = [f.to_ndarray()[0] for f in resampler.resample(frame)]
         blocks += new
