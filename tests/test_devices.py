@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from vemd_jax import devices, processes
@@ -243,3 +244,23 @@ def test_collectives_have_threads():
   """Without more threads than cores this aborts after 40 s."""
   process = pinned_to_one_core('-c', COLLECTIVES)
   assert process.stdout == 'ended\n', process.stderr[-2000:]
+
+
+def test_errors_that_another_process_causes(monkeypatch):
+  lost = ValueError('UNKNOWN: Gloo AllGather failed: Connection closed by peer')
+  save = OSError('cannot write a checkpoint')
+  save.__cause__ = lost
+  runtime = jax.errors.JaxRuntimeError
+  ended = [lost, save, runtime('INTERNAL: a task has crashed')]
+  own = [
+      ValueError('labels.csv: unknown column'), OSError('disk full'),
+      runtime('RESOURCE_EXHAUSTED: out of memory'),
+      FloatingPointError('loss is nan'),
+  ]  # fmt: skip
+  for error in ended:  # With one process there is no other.
+    assert not processes.another_has_ended(error)
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  for error in ended:
+    assert processes.another_has_ended(error), error
+  for error in own:
+    assert not processes.another_has_ended(error), error

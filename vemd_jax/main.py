@@ -23,7 +23,7 @@ from etils import epath
 from ml_collections import config_flags
 
 from vemd_jax import config as config_lib
-from vemd_jax import devices, stopping, train
+from vemd_jax import devices, processes, stopping, train
 
 _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'A recipe, such as configs/folder.py:tiny.'
@@ -89,25 +89,27 @@ def main(argv: list[str]) -> None:
         file=sys.stderr,
     )
     sys.exit(stopping.EXIT_CODE)
-  except (ValueError, FloatingPointError) as error:
-    sys.exit(_one_line(error, workdir))
-  except OSError as error:
-    # Exits immediately, as background threads of a failed save would print
-    # more after this line.
-    print(_one_line(error, workdir), file=sys.stderr, flush=True)
-    stopping.end_now(1)
-  except jax.errors.JaxRuntimeError as error:
-    if jax.process_count() == 1 or 'RESOURCE_EXHAUSTED' in str(error):
+  except (
+      ValueError, FloatingPointError, OSError, jax.errors.JaxRuntimeError
+  ) as error:  # fmt: skip
+    if processes.another_has_ended(error):
+      # A normal exit would block waiting for it.
+      print(
+          _one_line(error, workdir)
+          + '; another process of the run has ended; the same command on all '
+          'processes resumes the run from the last checkpoint',
+          file=sys.stderr,
+          flush=True,
+      )
+      stopping.end_now(stopping.EXIT_CODE)
+    if isinstance(error, jax.errors.JaxRuntimeError):
       raise
-    # Another process has ended; a normal exit would block waiting for it.
-    print(
-        _one_line(error, workdir)
-        + '; another process of the run has ended; the same command on all '
-        'processes resumes the run from the last checkpoint',
-        file=sys.stderr,
-        flush=True,
-    )
-    stopping.end_now(stopping.EXIT_CODE)
+    if isinstance(error, OSError):
+      # Exits immediately, as background threads of a failed save would print
+      # more after this line.
+      print(_one_line(error, workdir), file=sys.stderr, flush=True)
+      stopping.end_now(1)
+    sys.exit(_one_line(error, workdir))
 
 
 def _one_line(error: Exception, workdir: epath.Path) -> str:

@@ -16,6 +16,13 @@ from typing import Any, NamedTuple
 
 import jax
 
+# How the runtime's errors start when a connection is lost.
+_STATUSES = tuple(
+    f'{name}: '
+    for name in ('UNKNOWN', 'UNAVAILABLE', 'INTERNAL', 'ABORTED', 'CANCELLED',
+                 'DEADLINE_EXCEEDED')
+)  # fmt: skip
+
 # Parameters of jax.distributed.initialize, which are also the names of the
 # flags, and the environment variables that set them.
 VARIABLES = {
@@ -119,6 +126,28 @@ def start(chosen: Plan) -> None:
         'the processes of the run did not find each other '
         f'({", ".join(known) or "settings of the launcher"}): {error}'
     ) from error
+
+
+def another_has_ended(error: BaseException) -> bool:
+  """Whether an error means that another process of the run has ended.
+
+  Args:
+    error: that a step, a save or an evaluation has raised.
+
+  Returns:
+    False with a single process.
+  """
+  if jax.process_count() == 1:
+    return False
+  cause: BaseException | None = error
+  while cause is not None:
+    if isinstance(cause, jax.errors.JaxRuntimeError):
+      return 'RESOURCE_EXHAUSTED' not in str(cause)
+    # Some functions raise the runtime's errors as ValueError.
+    if isinstance(cause, ValueError) and str(cause).startswith(_STATUSES):
+      return True
+    cause = cause.__cause__
+  return False
 
 
 def _integer(value: Any, name: str) -> int:
