@@ -37,7 +37,7 @@ def get_config(options: str = ''):
     config.eval.every = 1000
     config.checkpoint.every = 500
     if 'relations' in given:
-      config.steps = 2800
+      config.steps = 3400
       # Most scenes show one cue only: where faces always tell the class, the
       # model trusts them also where they do not.
       data.group_scenes.single_cue = (0.15, 0.45)
