@@ -140,8 +140,10 @@ def line_chart(
   marks = marks or {}
   y = np.concatenate([c.y for c in curves])
   x = np.concatenate([c.x for c in curves] + [list(marks)])
-  # A linear axis hides the end of a decrease by orders of magnitude.
-  log = bool(y.min() > 0 and y.max() > 30 * y.min())
+  # A linear axis hides the end of a decrease by orders of magnitude. The ends
+  # tell it from a rise, of which shares such as PCK would show the start alone.
+  falls = all(c.y[-1] < c.y[0] for c in curves)
+  log = bool(falls and y.min() > 0 and y.max() > 30 * y.min())
   box = x0 + 52, y0 + 30, x0 + w - 20, y0 + h - 34
   x_range = _widened(0.0 if x.min() >= 0 else x.min(), x.max())
   y_range = (y.min() * 0.9, y.max() * 1.1) if log else _margin(y)

@@ -55,6 +55,8 @@ figcaption small { color: #6b7280; display: block; }
 .swatch { display: inline-block; width: .8em; height: .8em; border-radius: 2px;
   margin-right: .4em; }
 details > summary { cursor: pointer; color: #0072b2; margin: .5em 0; }
+details.config > .scroll { columns: 2 30em; }
+details.config table { width: 100%; }
 details.run { border-top: 2px solid #dfe1e5; margin-top: 1.5em; }
 details.run > summary { font-size: 1.25rem; font-weight: 600; }
 @media print {
@@ -63,6 +65,7 @@ details.run > summary { font-size: 1.25rem; font-weight: 600; }
   h2, h3 { break-after: avoid; }
   figure, svg, tr, .tile { break-inside: avoid; }
   .scroll { overflow: visible; }
+  details.config > .scroll { columns: 2; font-size: 7.5pt; }
   .gallery { grid-template-columns: repeat(3, 1fr); }
   .charts { grid-template-columns: repeat(2, 1fr); }
   details::details-content { content-visibility: visible; }

@@ -114,7 +114,7 @@ def _setting(report: Report) -> str:
   html = ''.join(f'<div>{column}</div>' for column in columns)
   html = f'<div class="columns">{html}</div>'
   table = markup.table(('key', 'value'), _flat(config).items())
-  return html + markup.folded('The whole config', table)
+  return html + markup.folded('The whole config', table, 'config')
 
 
 def _flat(values: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
