@@ -331,7 +331,8 @@ def test_a_private_run_reports_epsilon_and_resumes_exactly(tmp_path, capsys):
   def start(name, steps):
     config = recipe(**{'dp.delta': 1e-3})
     config.steps = steps
-    config.optim.schedule = 'constant'
+    # A warm-up would depend on the number of steps.
+    config.optim.update(schedule='constant', warmup_steps=0)
     config.eval.every, config.checkpoint.every = 0, 2
     train.train_and_evaluate(config, tmp_path / name)
     return weights.restore_step(tmp_path / name)[0]

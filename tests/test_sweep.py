@@ -299,5 +299,5 @@ def test_a_real_sweep(tmp_path):
       env={**os.environ, 'XLA_FLAGS': os.environ['VEMD_TEST_FLAG']},
   )  # fmt: skip
   assert process.returncode == 0, process.stdout + process.stderr
-  assert '8 of 8 runs are done' in process.stdout
+  assert '12 of 12 runs are done' in process.stdout
   assert table.main([str(tmp_path)]) == 0
