@@ -1,8 +1,8 @@
 r"""The demo: synthetic drawings of groups, rendered on the fly without files.
 
 The class is negative, neutral or positive and depends on facial expressions and
-on interactions between people. Trains in 6 to 17 minutes on 2 CPU cores to an
-accuracy of 0.94 on val; chance is 0.33 (benchmarks/RESULTS.md).
+on interactions between people. Trains in 11 minutes on 2 CPU cores to an
+accuracy of 0.95 on val; chance is 0.33 (benchmarks/RESULTS.md).
 
   python -m vemd_jax.main --config=configs/group_scenes.py --workdir=W
 
