@@ -76,6 +76,22 @@ def test_wide_falls_are_drawn_by_powers_of_ten():
   assert ys[1] - ys[0] == pytest.approx(9 * (ys[2] - ys[1]), abs=0.6)
 
 
+def test_wide_rises_are_linear():
+  ys = [p[1] for p in dots(draw(surfaces.Svg(360, 230), [1.0, 50.0, 99.0]))]
+  assert ys[0] - ys[1] == pytest.approx(ys[1] - ys[2], abs=0.11)
+
+
+def test_a_first_evaluation_does_not_change_the_axis_of_a_fall():
+  surface = surfaces.Svg(360, 230)
+  fall, first = (
+      plots.Curve('x', range(1, len(y) + 1), y, '#ff0000', True)
+      for y in ([100.0, 10.0, 1.0], [5.0])
+  )
+  plots.line_chart(surface, 'loss', [fall, first], None)
+  ys = [p[1] for p in dots(surface)]
+  assert ys[1] - ys[0] == pytest.approx(ys[2] - ys[1], abs=0.11)
+
+
 def test_gaps_marks_and_nothing_at_all():
   svg = draw(surfaces.Svg(360, 230), [1.0, float('nan'), 3.0], {3: '#00ff00'})
   points = dots(svg)
