@@ -47,7 +47,8 @@ def _add_row(cost, row, row_of, column_of, u, v):
     current, least, shortest, before, scanned, end = state
     reduced = least[:, None] + _row(cost, current) - _at(u, current)[:, None]
     reduced -= v
-    shorter = ~scanned & (reduced < shortest)
+    searching = end < 0
+    shorter = searching[:, None] & ~scanned & (reduced < shortest)
     shortest = jnp.where(shorter, reduced, shortest)
     before = jnp.where(shorter, current[:, None], before)
     open_ = jnp.where(scanned, jnp.inf, shortest)
@@ -56,13 +57,12 @@ def _add_row(cost, row, row_of, column_of, u, v):
     rank = jnp.where(open_ == lowest[:, None], jnp.where(row_of < 0, 2, 1), 0)
     column = rank.argmax(1).astype(jnp.int32)
     owner = _at(row_of, column)
-    searching = end < 0
     scanned |= searching[:, None] & (column_numbers == column[:, None])
     return (
         jnp.where(searching & (owner >= 0), owner, current),
         jnp.where(searching, lowest, least),
-        jnp.where(searching[:, None], shortest, state[2]),
-        jnp.where(searching[:, None], before, state[3]),
+        shortest,
+        before,
         scanned,
         jnp.where(searching & (owner < 0), column, end),
     )

@@ -197,7 +197,7 @@ def constraint(mesh: Mesh) -> axes.Constraint | None:
   return constrain
 
 
-def local(mesh: Mesh) -> axes.Local:
+def local(mesh: Mesh) -> axes.Local | None:
   """How a function that treats each row on its own runs on a mesh.
 
   Args:
@@ -205,19 +205,21 @@ def local(mesh: Mesh) -> axes.Local:
 
   Returns:
     For `models.axes.constrained`: applies a function without communication
-    between devices, if their number divides that of the rows.
+    between devices, if their number divides that of the rows; None with one
+    device.
   """
+  if mesh.size == 1:
+    return None
+  spec = batch_sharding(mesh).spec
 
-  def apply(function: Callable, arrays: tuple[jax.Array, ...]) -> Any:
-    if mesh.size == 1 or arrays[0].shape[0] % mesh.size:
-      return function(*arrays)
+  def apply(
+      function: Callable[[jax.Array], jax.Array], x: jax.Array
+  ) -> jax.Array:
+    if x.shape[0] % mesh.size:
+      return function(x)
     return jax.shard_map(
-        function,
-        mesh=mesh,
-        in_specs=P(AXES),
-        out_specs=P(AXES),
-        check_vma=False,
-    )(*arrays)
+        function, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False
+    )(x)
 
   return apply
 

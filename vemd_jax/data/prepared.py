@@ -204,12 +204,14 @@ class PreparedSource:
     try:
       return data[position]
     except RuntimeError as error:
-      # The readers of array_record report all errors as text. One that could
-      # not open its file fails until it is made anew.
-      self._data = None
+      # The readers of array_record report all errors as text.
       message = str(error)
-      transient = (n for n in files.TRANSIENT if os.strerror(n) in message)
-      number = next(transient, errno.EBADMSG)
+      names = (n for n in errno.errorcode if os.strerror(n) in message)
+      number = next(names, errno.EBADMSG)
+      if number != errno.EBADMSG:
+        # A reader that could not open its file fails until it is made anew;
+        # one that has met damaged records still reads the others.
+        self._data = None
       raise OSError(number, message.partition(';')[0], path) from error
 
   def __getstate__(self) -> dict[str, Any]:

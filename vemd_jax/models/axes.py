@@ -8,12 +8,11 @@ rules: `constrained` sets what these mean, and outside of it they mean nothing.
 import contextlib
 import contextvars
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import jax
 
 Constraint = Callable[[jax.Array, Sequence[str | None]], jax.Array]
-Local = Callable[[Callable, tuple[jax.Array, ...]], Any]
+Local = Callable[[Callable[[jax.Array], jax.Array], jax.Array], jax.Array]
 
 _current: contextvars.ContextVar[tuple[Constraint | None, Local | None]] = (
     contextvars.ContextVar('constraint', default=(None, None))
@@ -29,7 +28,7 @@ def constrained(
   Args:
     constraint: (activation, names) -> activation, see `sharding.constraint`;
       None for none.
-    local: (function, arrays) -> results, see `sharding.local`; None calls the
+    local: (function, array) -> result, see `sharding.local`; None calls the
       function.
   """
   token = _current.set((constraint, local))
@@ -55,18 +54,20 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
   return x if constraint is None else constraint(x, names)
 
 
-def locally(function: Callable, *arrays: jax.Array) -> Any:
+def locally(
+    function: Callable[[jax.Array], jax.Array], x: jax.Array
+) -> jax.Array:
   """Applies a function on each device to its own rows of the batch.
 
   A loop whose number of iterations depends on the data would otherwise wait in
   each iteration until all devices know whether another one is needed.
 
   Args:
-    function: of the arrays; treats each row on its own.
-    *arrays: [B, ...].
+    function: of `x`; treats each row on its own.
+    x: [B, ...].
 
   Returns:
-    The function's results, [B, ...].
+    The function's result, [B, ...].
   """
   _, local = _current.get()
-  return function(*arrays) if local is None else local(function, arrays)
+  return function(x) if local is None else local(function, x)
