@@ -114,7 +114,7 @@ def commands(root: pathlib.Path, run: pathlib.Path) -> list[str]:
   lines = []
   if not (run / 'checkpoints').exists():
     lines = [
-        'train the demo first, to start from its weights (about 10 minutes):',
+        'train the demo first, to start from its weights (about 11 minutes):',
         f'  vemd train --config=configs/group_scenes.py --workdir={run}',
     ]
   workdir = shlex.quote(f'runs/{root.resolve().name}')
