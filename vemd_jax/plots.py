@@ -140,8 +140,8 @@ def line_chart(
   marks = marks or {}
   y = np.concatenate([c.y for c in curves])
   x = np.concatenate([c.x for c in curves] + [list(marks)])
-  # A linear axis hides the end of a decrease by orders of magnitude. A logarithmic
-  # one would hide the end of a rise, such as that of PCK.
+  # A linear axis hides the end of a decrease by orders of magnitude; a
+  # logarithmic one would hide the end of a rise, such as that of PCK.
   falls = any(c.y[-1] < c.y[0] for c in curves)
   log = bool(falls and y.min() > 0 and y.max() > 30 * y.min())
   box = x0 + 52, y0 + 30, x0 + w - 20, y0 + h - 34
