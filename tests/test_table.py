@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from vemd_jax import plots, results, surfaces, sweep_plan, table
+from vemd_jax.audit import measure
 from vemd_jax.data.datasets import Published
 
 
@@ -55,6 +56,42 @@ def lines_of(sweep, *arguments):
   assert table.main([str(sweep), *arguments]) == 0
   made = json.loads((sweep / 'table.json').read_text())
   return {(t['group'], line['name']): line for t in made for line in t['lines']}
+
+
+def test_what_an_audit_and_privacy_add(tmp_path):
+  row = sweep_plan.Row('faces', 'a', 'x.py')
+  keys = (
+      'accuracy', 'audit/latent/emotion/balanced accuracy', 'privacy/epsilon',
+      'audit/latent/mouth/PSNR (dB)', 'uar',
+  )  # fmt: skip
+  sweep_plan.save(sweep_plan.Sweep((row,), metrics=keys), tmp_path)
+  for seed, epsilon in enumerate((3.0, 3.5)):
+    folder = tmp_path / row.folder / f'seed_{seed}'
+    run(folder, seed, accuracy=0.5)
+    found = json.loads((folder / 'results.json').read_text())
+    found['privacy'] = {'epsilon': epsilon, 'unit': 'sample'}
+    (folder / 'results.json').write_text(json.dumps(found))
+    measures = [
+        measure.Measure('utility', 'emotion', 'latent', 'balanced accuracy',
+                        0.4 + 0.1 * seed, 0.3, 0.6, 0.2, 10, 'samples', 'x'),
+        measure.Measure('inversion', 'mouth', 'latent', 'PSNR (dB)',
+                        float('nan'), 0.3, 0.6, 0.2, 10, 'samples', 'x'),
+    ]  # fmt: skip
+    measure.write(folder, {}, measures, {})
+  assert table.main([str(tmp_path)]) == 0
+  made = {
+      t['metric']: t for t in json.loads((tmp_path / 'table.json').read_text())
+  }
+  # Neither a metric that no run has nor one that is undefined makes a table.
+  assert list(made) == [
+      'accuracy (WAR)', 'balanced accuracy of emotion from latent', 'epsilon',
+  ]  # fmt: skip
+  values = {
+      name: t['lines'][0]['summary']['mean'] for name, t in made.items()
+  }
+  assert list(values.values()) == pytest.approx([0.5, 0.45, 3.25])
+  text = (tmp_path / 'table.md').read_text()
+  assert '45.00' in text and '3.2500' in text and '325' not in text
 
 
 def test_numbers_against_scipy(sweep):

@@ -5,6 +5,7 @@ the seeds of a fold are averaged first.
 """
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -12,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from etils import epath
 from scipy import stats
+
+from vemd_jax.audit import measure
 
 _FOLDER = re.compile(r'seed_(\d+)(?:_fold_(\d+))?')
 CONFIDENCE = 0.95
@@ -66,7 +69,9 @@ def read(workdirs: Iterable[epath.Path], split: str) -> Runs:
     split: val or test.
 
   Returns:
-    The metrics of each run; for a mixture, their means over the datasets.
+    The metrics of each run; for a mixture, their means over the datasets. Of a
+    private run also `privacy/epsilon`, and of an audited one the results of
+    `vemd audit`, as `audit/TAP/TARGET/METRIC`.
 
   Raises:
     ValueError: if a run would be counted twice, its seed or fold differs from
@@ -101,6 +106,11 @@ def read(workdirs: Iterable[epath.Path], split: str) -> Runs:
         for key, value in results[split].items()
         if isinstance(value, int | float)
     }
+    if 'privacy' in results:
+      runs[unit]['privacy/epsilon'] = results['privacy']['epsilon']
+    for m in measure.read(workdir).get('measures', ()):
+      if math.isfinite(m.value):
+        runs[unit][f'audit/{m.tap}/{m.target}/{m.metric}'] = m.value
   return runs
 
 

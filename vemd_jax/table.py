@@ -82,7 +82,7 @@ def tables(sweep: dict[str, Any], workdir: epath.Path,
     against: name of the baseline row; by default each group's first row.
 
   Returns:
-    One table per group and metric.
+    One table per group and metric that a run of the group has.
 
   Raises:
     ValueError: see `results.read`.
@@ -99,7 +99,10 @@ def tables(sweep: dict[str, Any], workdir: epath.Path,
       continue
     names = [row['name'] for row, _ in rows]
     first = against if against in names else names[0]
+    known = {key for _, runs in rows for run in runs.values() for key in run}
     for metric in sweep['metrics']:
+      if metric not in known:
+        continue
       given = [Published(*p) for p in sweep['references'].get(group, ())]
       made.append(
           Table(
@@ -190,13 +193,20 @@ def one_row(workdirs: Sequence[epath.Path], split: str) -> list[Table]:
 
 
 def percent(metric: str) -> bool:
-  """Whether a metric of `metrics.Metrics.compute` is a share in [0, 1]."""
-  return not metric.endswith(('_mse', '_error', 'loss'))
+  """Whether a metric of `results.read` is a share in [0, 1]."""
+  return not metric.endswith(('_mse', '_error', 'loss', 'epsilon', '(dB)'))
 
 
 def title(metric: str) -> str:
   """Display name of a metric."""
-  return {'accuracy': 'accuracy (WAR)', 'uar': 'UAR'}.get(metric, metric)
+  if metric.startswith('audit/'):
+    _, tap, target, name = metric.split('/')
+    return f'{name} of {target} from {tap}'
+  return {
+      'accuracy': 'accuracy (WAR)',
+      'uar': 'UAR',
+      'privacy/epsilon': 'epsilon',
+  }.get(metric, metric)
 
 
 def cells(table: Table, line: Line) -> list[str]:
