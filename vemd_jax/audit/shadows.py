@@ -163,7 +163,7 @@ def run(
     )
     shadow = trained_lib.load(folder)
     found = [
-        taps.collect(shadow, data, split, digits).taps['logits']
+        taps.collect(shadow, data, split, digits, ('logits',)).taps['logits']
         for split in ('train', 'val')
     ]
     p = special.softmax(np.concatenate(found).astype(np.float64), 1)

@@ -1,6 +1,6 @@
 """Taps of a trained model: the values that an attacker may see."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import cv2
@@ -46,7 +46,12 @@ class Samples(NamedTuple):
 
 
 def collect(
-    trained: Trained, data: Any, split: str, digits: int, batch_size: int = 32
+    trained: Trained,
+    data: Any,
+    split: str,
+    digits: int,
+    only: Sequence[str] = _ORDER,
+    batch_size: int = 32,
 ) -> Samples:
   """Runs the model over a split and keeps the values at its taps.
 
@@ -55,6 +60,7 @@ def collect(
     data: data settings, `config.data`.
     split: 'train' or 'val'.
     digits: decimal places of the exported output.
+    only: names of the taps that are kept, besides the pixels.
     batch_size: number of samples per batch.
 
   Returns:
@@ -64,7 +70,7 @@ def collect(
     FileNotFoundError: if the data do not exist.
     ValueError: if they are invalid, or the model reads more than images.
   """
-  apply = make_taps(trained, digits)
+  apply = make_taps(trained, digits, only)
   source = sources.make_source(data, split)
   files = getattr(source, 'files', None) or [''] * len(source)
   kept: dict[str, list] = {}
@@ -95,12 +101,15 @@ def collect(
   )
 
 
-def make_taps(trained: Trained, digits: int) -> Callable[[jax.Array], dict]:
+def make_taps(
+    trained: Trained, digits: int, only: Sequence[str] = _ORDER
+) -> Callable[[jax.Array], dict]:
   """Builds the function that computes the taps of a batch of clips.
 
   Args:
     trained: the run.
     digits: decimal places of the exported output.
+    only: names of the taps to compute.
 
   Returns:
     Jitted function, uint8 [B, T, S, S, 3] -> name -> float32 [B, d].
@@ -131,6 +140,7 @@ def make_taps(trained: Trained, digits: int) -> Callable[[jax.Array], dict]:
     return {
         name: value.reshape(len(value), -1).astype(np.float32)
         for name, value in values.items()
+        if name in only
     }
 
   jitted = jax.jit(taps)
