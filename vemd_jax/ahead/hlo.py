@@ -166,6 +166,10 @@ class Module:
       total[_module(i.scope, depth)] += size
     return dict(total.most_common())
 
+  def modules(self, depth: int = 2) -> dict[str, str]:
+    """The module of each instruction, by name; see `accessed`."""
+    return {i.name: _module(i.scope, depth) for i in self._instructions}
+
   def _group(self, rest: str) -> int:
     """Number of devices of a collective's groups."""
     found = re.search(r'replica_groups=\[(\d+),(\d+)\]<=', rest)
@@ -232,5 +236,6 @@ def _module(scope: str, depth: int) -> str:
   inside = [at for at, part in enumerate(parts) if 'VEMD' in part]
   if not inside:
     return 'other'
-  # The last name is the operation.
-  return '/'.join(parts[inside[-1] + 1 : -1][:depth]) or 'other'
+  # The last name is the operation; jit(…) is a function within the module.
+  names = [p for p in parts[inside[-1] + 1 : -1] if '(' not in p]
+  return '/'.join(names[:depth]) or 'other'
