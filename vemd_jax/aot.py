@@ -132,6 +132,7 @@ def describe(
   ]
   accessed = module.accessed()
   total = sum(accessed.values()) or 1
+  lines.append(f'    by instruction     {_amount(total)}')
   lines += [
       f'    {path:34} {_amount(size)} {size / total:5.0%}'
       for path, size in list(accessed.items())[:modules]

@@ -79,6 +79,21 @@ def test_bytes_by_module():
   assert accessed['other'] == reduce + gather + scatter + 32
 
 
+def test_a_slice_reads_only_itself_and_a_copy_its_source_once():
+  text = """
+ENTRY %main (p: f32[512,512]) -> f32[128,512] {
+  %p = f32[512,512]{1,0} parameter(0)
+  %s = ((f32[512,512]{1,0}), f32[128,512]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%p), slice={[0:128], [0:512]}
+  %sd = f32[128,512]{1,0:T(8,128)S(1)} slice-done(%s)
+  %c = (f32[512,512]{1,0:S(1)}, f32[512,512]{1,0}, u32[]{:S(2)}) copy-start(%p)
+  %cd = f32[512,512]{1,0:S(1)} copy-done(%c)
+  ROOT %r = f32[128,512]{1,0} slice(%p), slice={[0:128], [0:512]}
+}
+"""  # noqa: E501
+  part, whole = 128 * 512 * 4, 512 * 512 * 4
+  assert hlo.Module(text).accessed() == {'other': part + whole + 2 * part}
+
+
 def test_a_program_without_collectives():
   module = hlo.Module('HloModule empty\n')
   assert module.collectives() == module.float32() == []

@@ -6,6 +6,7 @@ of a loop is counted once, since the text does not say how often it runs.
 
 import collections
 import dataclasses
+import itertools
 import math
 import re
 from collections.abc import Iterator
@@ -160,11 +161,27 @@ class Module:
     for i in self._running:
       if i.op in _FREE or i.op.endswith('-done'):
         continue
-      size = _size(i.type)
-      for operand in i.operands:
-        size += _size(self._types.get((i.computation, operand), ''))
-      total[_module(i.scope, depth)] += size
+      total[_module(i.scope, depth)] += self._traffic(i)
     return dict(total.most_common())
+
+  def _traffic(self, i: Instruction) -> int:
+    """Bytes that an instruction reads and writes in device memory."""
+    read = sum(
+        _size(self._types.get((i.computation, operand), ''))
+        for operand in i.operands
+    )
+    if i.op == 'copy-start':
+      # Its type is (destination, source, context).
+      written = next(_arrays(i.type))
+    elif i.op == 'slice-start':
+      # ((source), slice, context): only the slice of the source is read.
+      _, written = itertools.islice(_arrays(i.type), 2)
+      read = written[0]
+    elif i.op in ('slice', 'dynamic-slice'):
+      return 2 * _size(i.type)
+    else:
+      return read + _size(i.type)
+    return read + (0 if 'S(' in written[2] else written[0])
 
   def modules(self, depth: int = 2) -> dict[str, str]:
     """The module of each instruction, by name; see `accessed`."""
