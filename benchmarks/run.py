@@ -42,9 +42,8 @@ def commands(accelerator: bool, torch: bool) -> list[str]:
   Returns:
     The commands.
   """
-  some = ['pipeline.py', 'matching.py', 'matching.py --loop=numpy']
-  if not torch:
-    some.remove('matching.py')
+  size = 32 if accelerator else 4
+  some = ['pipeline.py', 'matching.py --loop=numpy']
   if accelerator:
     for recipe in _GAF3:
       some += [
@@ -59,15 +58,14 @@ def commands(accelerator: bool, torch: bool) -> list[str]:
             for recipe in _GAF3
         ),
     ]
-  size = 32 if accelerator else 4
   some += [
       'inference.py --config=configs/group_scenes.py:ve_md',
       f'inference.py --config=configs/gaf3.py:ve_md --batch={size}',
       'start.py --config=configs/group_scenes.py',
   ]
   if torch:
-    size = 32 if accelerator else 4
     dtype = 'bfloat16' if accelerator else 'float32'
+    some.append('matching.py --loop=torch')
     some += [
         f'torch_baseline.py --decoder={decoder} --batch={size} --dtype={dtype}'
         for decoder in ('heatmap', 'person_query')

@@ -18,7 +18,6 @@ of drawn scenes in the recipe's size. It prints
 
 import collections
 import pathlib
-import resource
 import statistics
 import sys
 import tempfile
@@ -33,10 +32,11 @@ from ml_collections import config_flags
 
 from vemd_jax import config as config_lib
 from vemd_jax import devices as devices_lib
-from vemd_jax import sharding
+from vemd_jax import sharding, writer
 from vemd_jax.ahead import compile as compile_lib
 from vemd_jax.ahead import hlo
 from vemd_jax.data import pipeline
+from vemd_jax.models import layers
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'A recipe.')
 _BATCH = flags.DEFINE_integer('batch', 0, "Global batch size; 0: the recipe's.")
@@ -132,12 +132,11 @@ def main(argv: list[str]) -> None:
   seconds(read_and_step)  # Fills the pipeline.
   reading = seconds(read_and_step) / _STEPS.value
 
-  count, dtype = jax.device_count(), config.model.dtype
-  dtype = 'float32' if dtype == 'auto' else dtype
+  count, dtype = jax.device_count(), layers.compute_dtype(config.model.dtype)
   flops = compiled.cost_analysis().get('flops', 0.0)
   peak = matmul_peak(dtype)
-  memory = (jax.devices()[0].memory_stats() or {}).get('peak_bytes_in_use')
-  memory = memory or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+  memory = writer.memory()
+  memory = memory.get('device_memory', memory['host_memory'])
   print(f'{count} x {jax.devices()[0].device_kind}, jax {jax.__version__}, '
         f'{dtype}, batch {size}')  # fmt: skip
   rows = {

@@ -6,10 +6,9 @@ of a loop is counted once, since the text does not say how often it runs.
 
 import collections
 import dataclasses
-import itertools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 COLLECTIVES = (
     'all-reduce',
@@ -166,22 +165,19 @@ class Module:
 
   def _traffic(self, i: Instruction) -> int:
     """Bytes that an instruction reads and writes in device memory."""
-    read = sum(
-        _size(self._types.get((i.computation, operand), ''))
+    arrays = list(_arrays(i.type))
+    if i.op in ('slice', 'dynamic-slice'):
+      return 2 * _in_memory(arrays)
+    if i.op == 'slice-start':
+      # ((source), slice, context): only the slice of the source is read.
+      piece = arrays[1]
+      return piece[0] + _in_memory([piece])
+    if i.op == 'copy-start':
+      arrays = arrays[:1]  # (destination, source, context)
+    return _in_memory(arrays) + sum(
+        _in_memory(_arrays(self._types.get((i.computation, operand), '')))
         for operand in i.operands
     )
-    if i.op == 'copy-start':
-      # Its type is (destination, source, context).
-      written = next(_arrays(i.type))
-    elif i.op == 'slice-start':
-      # ((source), slice, context): only the slice of the source is read.
-      _, written = itertools.islice(_arrays(i.type), 2)
-      read = written[0]
-    elif i.op in ('slice', 'dynamic-slice'):
-      return 2 * _size(i.type)
-    else:
-      return read + _size(i.type)
-    return read + (0 if 'S(' in written[2] else written[0])
 
   def modules(self, depth: int = 2) -> dict[str, str]:
     """The module of each instruction, by name; see `accessed`."""
@@ -242,9 +238,9 @@ def _arrays(type_: str) -> Iterator[tuple[int, str, str]]:
     yield int(count * size), dims, layout
 
 
-def _size(type_: str) -> int:
-  """Bytes of a type in device memory; TPU layouts mark other memories S(n)."""
-  return sum(size for size, _, layout in _arrays(type_) if 'S(' not in layout)
+def _in_memory(arrays: Iterable[tuple[int, str, str]]) -> int:
+  """Bytes of arrays in device memory; TPU layouts mark other memories S(n)."""
+  return sum(size for size, _, layout in arrays if 'S(' not in layout)
 
 
 def _module(scope: str, depth: int) -> str:

@@ -242,7 +242,6 @@ def _confidence(workdir, trained, data, samples, member, options):
       tuple(len(sources.make_source(data, s)) for s in ('train', 'val')),
       options.shadows,
       options.shadow_steps or max(total // 4, 1),
-      options.digits,
   )
   for tap, values in odds.items():
     scores = membership.lira(values, found.log_odds, found.inside)

@@ -123,7 +123,6 @@ def run(
     sizes: tuple[int, int],
     count: int,
     steps: int,
-    digits: int,
 ) -> Shadows:
   """Trains shadow models; those that exist already are not trained again.
 
@@ -135,7 +134,6 @@ def run(
     sizes: number of samples of each split, including unreadable ones.
     count: number of shadow models, even.
     steps: number of training steps of each.
-    digits: decimal places of the exported output.
 
   Returns:
     Their log odds, for the samples of both splits in order.
@@ -163,7 +161,7 @@ def run(
     )
     shadow = trained_lib.load(folder)
     found = [
-        taps.collect(shadow, data, split, digits, ('logits',)).taps['logits']
+        taps.collect(shadow, data, split, None, ('logits',)).taps['logits']
         for split in ('train', 'val')
     ]
     p = special.softmax(np.concatenate(found).astype(np.float64), 1)

@@ -49,7 +49,7 @@ def collect(
     trained: Trained,
     data: Any,
     split: str,
-    digits: int,
+    digits: int | None,
     only: Sequence[str] = _ORDER,
     batch_size: int = 32,
 ) -> Samples:
@@ -59,7 +59,7 @@ def collect(
     trained: the run.
     data: data settings, `config.data`.
     split: 'train' or 'val'.
-    digits: decimal places of the exported output.
+    digits: decimal places of the exported output; None does not round it.
     only: names of the taps that are kept, besides the pixels.
     batch_size: number of samples per batch.
 
@@ -102,13 +102,13 @@ def collect(
 
 
 def make_taps(
-    trained: Trained, digits: int, only: Sequence[str] = _ORDER
+    trained: Trained, digits: int | None, only: Sequence[str] = _ORDER
 ) -> Callable[[jax.Array], dict]:
   """Builds the function that computes the taps of a batch of clips.
 
   Args:
     trained: the run.
-    digits: decimal places of the exported output.
+    digits: decimal places of the exported output; None does not round it.
     only: names of the taps to compute.
 
   Returns:
