@@ -63,6 +63,9 @@ def main(argv: list[str]) -> None:
     devices_lib.set_up(
         (config.batch_size, config.eval.batch_size), config.mesh.fsdp, False
     )
+    if topology not in ('cpu', 'gpu'):
+      # Programs for chips that are not here can be stored, but not read back.
+      jax.config.update('jax_enable_compilation_cache', False)
     devices = compile_lib.devices(topology)
     program = compile_lib.Program(config, devices)
     steps = compile_lib.STEPS if _STEP.value == 'both' else (_STEP.value,)
@@ -123,18 +126,18 @@ def describe(
     name, slice_ = chips.parse(topology)
     chip = chips.CHIPS[name]
   of = f' of {_gib(chip.memory)}' if chip else ''
+  accessed = module.accessed()
+  total = sum(accessed.values())
   lines = [f'  memory       {_gib(compiled.peak)}{of}']
   held = {**compiled.arguments, 'temporaries': compiled.temporaries}
   lines += [f'    {name:18} {_gib(size)}' for name, size in held.items()]
   lines += [
       f'  operations   {compiled.flops / 1e12:.4g} TFLOP',
-      f'  accessed     {_amount(compiled.accessed)}',
+      f'  accessed     {_amount(total)}',
+      f"    by XLA's analysis  {_amount(compiled.accessed)}",
   ]
-  accessed = module.accessed()
-  total = sum(accessed.values()) or 1
-  lines.append(f'    by instruction     {_amount(total)}')
   lines += [
-      f'    {path:34} {_amount(size)} {size / total:5.0%}'
+      f'    {path:34} {_amount(size)} {size / (total or 1):5.0%}'
       for path, size in list(accessed.items())[:modules]
   ]
   collectives = module.collectives()
@@ -157,7 +160,7 @@ def describe(
   roof = chips.roofline(
       chip,
       compiled.flops,
-      compiled.accessed,
+      total,
       sent,
       chips.network(chip, slice_),
   )

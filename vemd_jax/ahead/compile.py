@@ -30,7 +30,8 @@ class Compiled:
   Attributes:
     text: the optimized HLO.
     flops: floating point operations; the body of a loop counts once.
-    accessed: bytes read and written; the body of a loop counts once.
+    accessed: bytes read and written by XLA's analysis, which counts the whole
+      array for each slice of it; see `hlo.Module.accessed`.
     arguments: bytes of each kind of argument, by name.
     temporaries: bytes of intermediate results at their peak.
     peak: bytes of everything at its peak.
