@@ -7,6 +7,7 @@ from jax.typing import DTypeLike
 
 from vemd_jax import import_path
 from vemd_jax.models import layers, vit
+from vemd_jax.models.convolution import Conv
 
 # Bottleneck blocks per stage (arXiv 1512.03385, table 1).
 RESNETS = {
@@ -50,7 +51,7 @@ class ResidualEncoder(nn.Module):
       self, image: jax.Array, *, train: bool, skips: int = 0
   ) -> jax.Array | tuple[jax.Array, tuple[jax.Array, ...]]:
     """Encodes images; see `make_encoder`."""
-    x = nn.Conv(
+    x = Conv(
         self.width, (7, 7), strides=self.stem_stride, padding=3,
         dtype=self.dtype, kernel_init=nn.initializers.he_normal(), name='stem',
     )(image)  # fmt: skip
@@ -61,7 +62,7 @@ class ResidualEncoder(nn.Module):
           self.width * 2 ** (i + 1), self.dtype, name=f'block_{i}'
       )
       stages.append(block(stages[-1], train=train))
-    project = nn.Conv(self.dim, (1, 1), dtype=self.dtype, name='projection')
+    project = Conv(self.dim, (1, 1), dtype=self.dtype, name='projection')
     return _with_skips(project(stages[-1]), stages, skips)
 
 
@@ -75,7 +76,7 @@ class _Bottleneck(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     def conv_norm(x, features, size, stride, conv, norm):
-      x = nn.Conv(
+      x = Conv(
           features, (size, size), strides=stride, padding=size // 2,
           use_bias=False, dtype=self.dtype, name=conv,
           kernel_init=nn.initializers.he_normal(),
@@ -110,7 +111,7 @@ class ResNet(nn.Module):
 
     The last one is [N, H / 32, W / 32, 32 width].
     """
-    x = nn.Conv(
+    x = Conv(
         self.width, (7, 7), strides=2, padding=3, use_bias=False,
         dtype=self.dtype, kernel_init=nn.initializers.he_normal(), name='stem',
     )(image)  # fmt: skip
@@ -150,7 +151,7 @@ class ResNetEncoder(nn.Module):
     """Encodes images; see `make_encoder`."""
     trunk = ResNet(self.depths, self.width, self.dtype, name='trunk')
     stages = trunk(image, train=train)
-    project = nn.Conv(self.dim, (1, 1), dtype=self.dtype, name='projection')
+    project = Conv(self.dim, (1, 1), dtype=self.dtype, name='projection')
     return _with_skips(project(stages[-1]), stages, skips)
 
 

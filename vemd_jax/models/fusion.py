@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from vemd_jax.models import layers, transformer
+from vemd_jax.models.convolution import Conv
 
 Modalities = dict[str, tuple[jax.Array, jax.Array]]
 
@@ -49,7 +50,7 @@ class MelEncoder(nn.Module):
     x = mel.astype(self.dtype)[..., None]  # [B, Ta, M, 1]
     for i in range(3):
       width = max(self.dim // 2 ** (2 - i), 1)
-      x = nn.Conv(width, (3, 3), (2, 2), dtype=self.dtype, name=f'conv_{i}')(x)
+      x = Conv(width, (3, 3), (2, 2), dtype=self.dtype, name=f'conv_{i}')(x)
       x = layers.LayerNorm(dtype=self.dtype, name=f'norm_{i}')(x)
       x = nn.gelu(x)
     x = x.reshape(*x.shape[:2], -1)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from vemd_jax.models import layers
+from vemd_jax.models.convolution import Conv
 
 
 class UpsamplingTrunk(nn.Module):
@@ -33,7 +34,7 @@ class UpsamplingTrunk(nn.Module):
     """
 
     def conv(features, size, name, bias=True):
-      return nn.Conv(
+      return Conv(
           features, (size, size), padding=size // 2, use_bias=bias,
           dtype=self.dtype, kernel_init=nn.initializers.he_normal(), name=name,
       )  # fmt: skip
@@ -75,13 +76,13 @@ class _Stage(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     for i in range(self.convs):
-      x = nn.Conv(
+      x = Conv(
           self.width, (3, 3), padding=1, dtype=self.dtype,
           kernel_init=nn.initializers.he_normal(), name=f'conv_{i}',
       )(x)  # fmt: skip
       x = nn.relu(x)
     # The bias gives an initial probability of 0.1, since maps are mostly empty.
-    return nn.Conv(
+    return Conv(
         self.limbs, (1, 1), dtype=self.dtype, name='logits',
         bias_init=nn.initializers.constant(-2.2),
     )(x)  # fmt: skip

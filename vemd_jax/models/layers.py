@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from vemd_jax.models import group_norm
+from vemd_jax.models.convolution import Conv
 
 _conv_init = nn.initializers.he_normal()
 
@@ -293,7 +294,7 @@ class ResDown(nn.Module):
     """[N, h, w, C] -> [N, ceil(h / 2), ceil(w / 2), features]."""
 
     def conv(features, stride, name):
-      return nn.Conv(
+      return Conv(
           features, (3, 3), strides=stride, padding=1, dtype=self.dtype,
           kernel_init=_conv_init, name=name,
       )  # fmt: skip
@@ -326,7 +327,7 @@ class ResUp(nn.Module):
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[N, h, w, C] -> [N, 2h, 2w, features]."""
     skip = ConvTranspose(self.features, 3, self.dtype, name='skip')(x)
-    x = nn.Conv(
+    x = Conv(
         x.shape[-1] // 2, (3, 3), padding=1, dtype=self.dtype,
         kernel_init=_conv_init, name='conv1',
     )(x)  # fmt: skip
@@ -358,7 +359,7 @@ class Finer(nn.Module):
 
     x = ConvTranspose(self.features, 2, self.dtype, name='up')(x)
     x = norm(x + join_skip(skip, x, self.dtype, 'skip'), 'norm1')
-    x = nn.Conv(
+    x = Conv(
         self.features, (3, 3), padding=1, dtype=self.dtype,
         kernel_init=_conv_init, use_bias=False, name='conv',
     )(x)  # fmt: skip
@@ -388,4 +389,4 @@ def join_skip(
         f'the {skip.shape[1]} x {skip.shape[2]} of an earlier stage; use a '
         'data.image_size that is a multiple of the encoder\'s stride'
     )
-  return nn.Conv(x.shape[-1], (1, 1), dtype=dtype, name=name)(skip)
+  return Conv(x.shape[-1], (1, 1), dtype=dtype, name=name)(skip)

@@ -7,6 +7,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from vemd_jax.models import layers, transformer
+from vemd_jax.models.convolution import Conv
 from vemd_jax.models.outputs import Structure
 
 # Rows of a learned position table, as in the reference; more than are used.
@@ -42,7 +43,7 @@ class AuxiliaryConvolutions(nn.Module):
           f'the latent grid is {h} x {w}, but the PersonQuery decoder needs at '
           'least 3 x 3: use larger images or an encoder of smaller stride'
       )
-    fine = nn.Conv(
+    fine = Conv(
         dim, (3, 3), padding='VALID', dtype=self.dtype, name='conv',
         kernel_init=nn.initializers.he_normal(),
     )(z)  # fmt: skip
@@ -91,7 +92,7 @@ class Centers(nn.Module):
     for i, skip in enumerate(skips):
       finer = layers.Finer(z.shape[-1], self.dtype, name=f'finer_{i}')
       x = finer(x, skip, train=train)
-    features = nn.Conv(
+    features = Conv(
         z.shape[-1], (3, 3), padding=1, use_bias=False, dtype=self.dtype,
         kernel_init=nn.initializers.he_normal(), name='conv',
     )(x)  # fmt: skip

@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 
 from vemd_jax import skeletons
 from vemd_jax.models import layers
+from vemd_jax.models.convolution import Conv
 
 
 def _symmetric_joints(part: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -208,7 +209,7 @@ class MapRelations(nn.Module):
     """[N, h, w, L] in 0..1 -> [N, 2 dim] of `dtype`."""
     x = maps.astype(self.dtype)
     for i, dilation in enumerate((1, 2, 4)):
-      y = nn.Conv(
+      y = Conv(
           self.dim, (3, 3), kernel_dilation=dilation, padding='SAME',
           dtype=self.dtype, kernel_init=nn.initializers.he_normal(),
           name=f'conv_{i}', use_bias=False,

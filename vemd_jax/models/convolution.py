@@ -1,0 +1,98 @@
+"""Convolutions whose kernel gradient is fast on the CPU, too."""
+
+import functools
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+# With fewer (input times output) channels the products are too small to be
+# faster.
+_LEAST_CHANNELS = 128 * 128
+
+
+def convolve(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    *,
+    rhs_dilation: Sequence[int],
+    **options,
+) -> jax.Array:
+  """`jax.lax.conv_general_dilated` with another kernel gradient on the CPU.
+
+  XLA computes the kernel gradient as a convolution whose window is the whole
+  image; on the CPU that has a tenth to a half of the speed of a matrix product
+  (benchmarks/RESULTS.md). There it is computed as one product for each position
+  of the kernel. Other platforms keep XLA's.
+
+  Args:
+    lhs: [N, H, W, C].
+    rhs: [k, l, C, F], the kernel.
+    window_strides: two strides.
+    padding: 'SAME', 'VALID', or pixels (before, after) for both axes.
+    rhs_dilation: distances between the positions of the kernel.
+    **options: further arguments; `nn.Conv` sets them to their defaults.
+
+  Returns:
+    [N, h, w, F].
+  """
+  convolution = functools.partial(
+      jax.lax.conv_general_dilated,
+      window_strides=window_strides,
+      padding=padding,
+      rhs_dilation=rhs_dilation,
+      **options,
+  )
+  if rhs.shape[2] * rhs.shape[3] < _LEAST_CHANNELS:
+    return convolution(lhs, rhs)
+
+  def xla_gradient(x, gradient):
+    transpose = jax.linear_transpose(lambda k: convolution(x, k), rhs)
+    return transpose(gradient)[0]
+
+  def products(x, gradient):
+    pads = padding
+    if isinstance(padding, str):
+      reach = [(rhs.shape[i] - 1) * rhs_dilation[i] + 1 for i in (0, 1)]
+      pads = jax.lax.padtype_to_pads(
+          x.shape[1:3], reach, window_strides, padding
+      )
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+
+    def seen(axis, position):
+      """The pixels that this position of the kernel is multiplied with."""
+      start = position * rhs_dilation[axis]
+      stride = window_strides[axis]
+      length = (gradient.shape[1 + axis] - 1) * stride + 1
+      return slice(start, start + length, stride)
+
+    return jnp.stack([
+        jnp.stack([
+            jnp.einsum('nhwc,nhwf->cf', x[:, seen(0, i), seen(1, j)], gradient)
+            for j in range(rhs.shape[1])
+        ])
+        for i in range(rhs.shape[0])
+    ])
+
+  @jax.custom_vjp
+  def differentiable(x, kernel):
+    return convolution(x, kernel)
+
+  def forward(x, kernel):
+    return convolution(x, kernel), (x, kernel)
+
+  def backward(operands, gradient):
+    x, kernel = operands
+    transpose = jax.linear_transpose(lambda x: convolution(x, kernel), x)
+    return transpose(gradient)[0], jax.lax.platform_dependent(
+        x, gradient, cpu=products, default=xla_gradient
+    )
+
+  differentiable.defvjp(forward, backward)
+  return differentiable(lhs, rhs)
+
+
+Conv = functools.partial(nn.Conv, conv_general_dilated=convolve)
