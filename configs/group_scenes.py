@@ -1,7 +1,7 @@
 r"""The demo: synthetic drawings of groups, rendered on the fly without files.
 
 The class is negative, neutral or positive and depends on facial expressions and
-on interactions between people. Trains in 11 minutes on 2 CPU cores to an
+on interactions between people. Trains in 12 minutes on 2 CPU cores to an
 accuracy of 0.95 on val; chance is 0.33 (benchmarks/RESULTS.md).
 
   python -m vemd_jax.main --config=configs/group_scenes.py --workdir=W
@@ -27,7 +27,7 @@ def get_config(options: str = ''):
     config_lib.laptop(config)
     # Small groups at close range, so that faces are visible at 112 pixels.
     data.group_scenes.update(
-        size=112, people=(2, 4), zoom=1.45, train_samples=6000
+        size=112, people=(2, 4), zoom=1.45, train_samples=12000
     )
     # 14 x 14 heatmaps with thin limbs: at 28 x 28 a step takes twice as long.
     config.model.heatmap.widths = (32,)
