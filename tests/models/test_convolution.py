@@ -51,6 +51,16 @@ def test_kernel_gradient(
   np.testing.assert_allclose(ours(), wanted, rtol=1e-4, atol=1e-4)
 
 
+def test_groups_keep_the_gradient_of_xla(monkeypatch):
+  x = jax.random.normal(jax.random.key(1), (2, 5, 4, 128))
+  weights = jax.random.normal(jax.random.key(2), (2, 5, 4, 256))
+  layer = convolution.Conv(256, (3, 3), feature_group_count=2, use_bias=False)
+  found = _kernel_gradient(layer, x, weights)
+  monkeypatch.setattr(convolution, '_LEAST_CHANNELS', 2**30)
+  wanted = _kernel_gradient(layer, x, weights)
+  np.testing.assert_array_equal(found, wanted)
+
+
 def test_kernel_gradient_by_hand():
   rng = np.random.default_rng(0)
   x = rng.normal(size=(2, 5, 6, 128)).astype(np.float32)

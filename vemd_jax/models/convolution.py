@@ -18,7 +18,9 @@ def convolve(
     window_strides: Sequence[int],
     padding: str | Sequence[tuple[int, int]],
     *,
+    lhs_dilation: Sequence[int],
     rhs_dilation: Sequence[int],
+    feature_group_count: int,
     **options,
 ) -> jax.Array:
   """`jax.lax.conv_general_dilated` with another kernel gradient on the CPU.
@@ -26,15 +28,18 @@ def convolve(
   XLA computes the kernel gradient as a convolution whose window is the whole
   image; on the CPU that has a tenth to a half of the speed of a matrix product
   (benchmarks/RESULTS.md). There it is computed as one product for each position
-  of the kernel. Other platforms keep XLA's.
+  of the kernel. Other platforms keep XLA's, and so do kernels with few channels
+  or with groups, and dilated inputs.
 
   Args:
     lhs: [N, H, W, C].
     rhs: [k, l, C, F], the kernel.
     window_strides: two strides.
     padding: 'SAME', 'VALID', or pixels (before, after) for both axes.
+    lhs_dilation: distances between the pixels.
     rhs_dilation: distances between the positions of the kernel.
-    **options: further arguments; `nn.Conv` sets them to their defaults.
+    feature_group_count: number of groups of channels.
+    **options: further arguments of `jax.lax.conv_general_dilated`.
 
   Returns:
     [N, h, w, F].
@@ -43,10 +48,13 @@ def convolve(
       jax.lax.conv_general_dilated,
       window_strides=window_strides,
       padding=padding,
+      lhs_dilation=lhs_dilation,
       rhs_dilation=rhs_dilation,
+      feature_group_count=feature_group_count,
       **options,
   )
-  if rhs.shape[2] * rhs.shape[3] < _LEAST_CHANNELS:
+  plain = feature_group_count > 1 or max(lhs_dilation) > 1 or rhs.ndim != 4
+  if plain or rhs.shape[2] * rhs.shape[3] < _LEAST_CHANNELS:
     return convolution(lhs, rhs)
 
   def xla_gradient(x, gradient):
