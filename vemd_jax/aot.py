@@ -57,15 +57,14 @@ def main(argv: list[str]) -> None:
   try:
     if topology not in ('cpu', 'gpu'):
       chips.parse(topology)
+      # Programs for chips that are not here can be stored, but not read back.
+      jax.config.update('jax_enable_compilation_cache', False)
     if topology != 'gpu':
       # The slice's chips are no backend of this machine.
       jax.config.update('jax_platforms', 'cpu')
     devices_lib.set_up(
         (config.batch_size, config.eval.batch_size), config.mesh.fsdp, False
     )
-    if topology not in ('cpu', 'gpu'):
-      # Programs for chips that are not here can be stored, but not read back.
-      jax.config.update('jax_enable_compilation_cache', False)
     devices = compile_lib.devices(topology)
     program = compile_lib.Program(config, devices)
     steps = compile_lib.STEPS if _STEP.value == 'both' else (_STEP.value,)
