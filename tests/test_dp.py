@@ -322,6 +322,17 @@ def test_a_batch_has_room_for_every_draw_but_one_in_ten_billion():
   assert dp.sampling(folder.get_config('')) is None
 
 
+def test_the_microbatch_does_not_change_where_a_sample_stands():
+  config = folder.get_config('dp')
+  rows = set()
+  for microbatch in (1, 2, 8, 64):
+    config.dp.microbatch = microbatch
+    rows.add(dp.sampling(config).rows)
+  assert len(rows) == 1
+  config.dp.microbatch = 24
+  assert dp.sampling(config).rows % 24 == 0
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures('standard_promotion')
 def test_a_private_run_reports_epsilon_and_resumes_exactly(tmp_path, capsys):

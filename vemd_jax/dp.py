@@ -64,7 +64,10 @@ def sampling(config: ConfigDict) -> poisson.Sampling | None:
   # The number of drawn samples is binomial, whose upper tail is below that of
   # the Poisson distribution (Anderson and Samuels 1967).
   rows = int(stats.poisson.isf(_OVERFLOW, private.expected)) + 1
-  multiple = math.lcm(private.microbatch, jax.device_count())
+  # A sample's augmentation depends on its place in the sequence of batches, and
+  # that on their size: a multiple that most settings share, so that a run does
+  # not change with the microbatch or the devices.
+  multiple = math.lcm(64, private.microbatch, jax.device_count())
   return poisson.Sampling(
       config.dp.unit, -(-rows // multiple) * multiple
   )

@@ -229,8 +229,12 @@ def check_classes(
     raise ValueError(
         f'{name}: the checkpoints of {workdir} have the classes '
         f'{", ".join(stored)}, in this order, and the data '
-        f'{", ".join(classes[name])}; expected config.data.classes='
-        f'{tuple(stored)}'
+        + (
+            f'{", ".join(classes[name])}; expected config.data.classes='
+            f'{tuple(stored)}'
+            if classes[name]
+            else 'have no labels; expected labelled data'
+        )
     )
 
 

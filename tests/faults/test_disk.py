@@ -193,6 +193,8 @@ def test_other_classes_and_another_order_are_refused(copy, tmp_path):
   ):
     with pytest.raises(ValueError, match='a, c, b, in this order, .*a, b, c'):
       train.train_and_evaluate(config, workdir)
+  with pytest.raises(ValueError, match='the data have no labels; expected'):
+    weights.check_classes(copy, {'toy': ()})
 
 
 def test_a_second_run_in_a_workdir_is_refused(tmp_path):
