@@ -4,8 +4,9 @@ r"""Measures what a trained run reveals about the people in its pictures.
   vemd audit RUN --data=DIR --attributes=num_people --shadows=4
 
 It attacks each tap of the model (latent, ViT latent, decoded heatmaps or
-people, the head's embedding, logits, the rounded probabilities that an exported
-model returns), and the pixels of the input as a baseline:
+people, the relations between people, the head's embedding, logits, the rounded
+probabilities that an exported model returns), and the pixels of the input as a
+baseline:
 
   identity    whether two pictures show the same person
   attribute   columns of labels.csv; number, position and height of the people

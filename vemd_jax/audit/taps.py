@@ -14,13 +14,14 @@ from vemd_jax.audit import measure
 from vemd_jax.data import pipeline, sources
 from vemd_jax.inference.trained import Trained
 from vemd_jax.models.outputs import Outputs
+from vemd_jax.models.vemd import PARTS
 
 # Side in pixels of the pictures that are compared and reconstructed.
 SIDE = 32
 # From the input to the output.
 _ORDER = (
-    'latent', 'vit_latent', 'heatmaps', 'people', 'embedding', 'logits',
-    'exported',
+    'latent', 'vit_latent', 'heatmaps', 'people', 'relations', 'embedding',
+    'logits', 'exported',
 )  # fmt: skip
 # Grids are averaged to at most this side, which keeps the positions.
 _GRID = 14
@@ -120,8 +121,10 @@ def make_taps(
   exported = build.prepare(trained, build.Gates(digits=digits))
   head = f'head_{trained.dataset}'
 
-  def is_hidden(module: nn.Module, _) -> bool:
-    return module.path == (head, 'hidden')
+  between = [(f'{part}_relations',) for part in PARTS]
+
+  def is_read(module: nn.Module, _) -> bool:
+    return module.path == (head, 'hidden') or module.path in between
 
   def taps(variables, weights, image):
     outputs, state = trained.model.apply(
@@ -129,12 +132,17 @@ def make_taps(
         {'image': image},
         dataset=trained.dataset,
         train=False,
-        capture_intermediates=is_hidden,
+        capture_intermediates=is_read,
         mutable=['intermediates'],
     )
     values = _of_outputs(outputs)
-    for hidden in jax.tree.leaves(state.get('intermediates', {})):
+    read = dict(state.get('intermediates', {}))
+    for hidden in jax.tree.leaves(read.pop(head, {})):
       values['embedding'] = jax.nn.relu(hidden)
+    if read:
+      vectors = jax.numpy.concatenate(jax.tree.leaves(read), -1)
+      frames = image.shape[:2]
+      values['relations'] = vectors.reshape(*frames, -1).mean(1)
     values['logits'] = outputs.logits
     values['exported'] = exported.call(weights, image)['probabilities']
     return {
