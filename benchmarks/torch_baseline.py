@@ -314,8 +314,11 @@ def main() -> None:
     work(args)
     return
   ways = args.ways.split(',')
-  if 'jax' not in ways or not set(ways) <= set(WAYS):
-    parser.error(f'--ways is {args.ways!r}, expected jax and some of {WAYS}')
+  if 'jax' not in ways or len(set(ways)) < 2 or not set(ways) <= set(WAYS):
+    # Without PyTorch nobody would write the weights.
+    parser.error(
+        f'--ways is {args.ways!r}, expected jax and at least one of {WAYS[1:]}'
+    )
 
   with tempfile.TemporaryDirectory() as folder:
     workers = {}

@@ -21,10 +21,14 @@ ROOT = pathlib.Path(__file__).parents[1]
         (6, (16, 32), 1, 4),
         (64, (32, 32), 1, 8),
         (4, (15, 32), 1, 1),
+        # At least four samples a device.
+        (8, (16, 32), 1, 4),
+        (2, (4, 4), 1, 1),
         # As many as the mesh asks for, even on fewer cores.
         (1, (16, 16), 2, 2),
         (3, (16, 16), 2, 2),
-        (8, (16, 16), 4, 8),
+        (8, (16, 16), 4, 4),
+        (8, (32, 32), 4, 8),
     ],
 )
 def test_a_cpu_is_split_where_the_batches_divide(
@@ -36,8 +40,9 @@ def test_a_cpu_is_split_where_the_batches_divide(
 
 @pytest.mark.parametrize(
     ('batches', 'fsdp', 'count', 'expected'),
-    [((16, 32), 1, 2, 8), ((8, 8), 1, 4, 2), ((8, 8), 4, 2, 4),
-     ((6, 6), 2, 3, 2), ((4, 4), 1, 3, 1)],
+    [((64, 64), 1, 2, 8), ((16, 32), 1, 2, 2), ((8, 8), 1, 4, 1),
+     ((8, 8), 4, 2, 2), ((32, 32), 4, 2, 4), ((6, 6), 2, 3, 2),
+     ((4, 4), 1, 3, 1)],
 )  # fmt: skip
 def test_the_devices_of_all_processes_divide_the_batch(
     monkeypatch, batches, fsdp, count, expected

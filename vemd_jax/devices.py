@@ -19,6 +19,8 @@ from vemd_jax import processes
 
 _CGROUPS = pathlib.Path('/sys/fs/cgroup')
 _OWN_CGROUPS = pathlib.Path('/proc/self/cgroup')
+# Of a batch, on each device of a CPU.
+_LEAST_SAMPLES = 4
 
 
 def set_up(
@@ -102,7 +104,8 @@ def cpu_devices(
 
   Data parallelism over several devices uses multiple cores better than the
   intra-op parallelism of one: on 2 cores a step of the demo with two devices
-  takes 0.8 times as long.
+  takes 0.8 times as long. With few samples each they lose by exchanging the
+  gradients (benchmarks/RESULTS.md).
 
   Args:
     batch_sizes: batch sizes that must be divisible by the number of devices.
@@ -111,12 +114,13 @@ def cpu_devices(
     count: number of processes of the run.
 
   Returns:
-    The largest valid number up to the usable CPUs and 8, at least `fsdp`
-    divided by the number of processes.
+    The largest valid number up to the usable CPUs and 8 that leaves each device
+    4 samples or more, at least `fsdp` divided by the number of processes.
   """
   batch = max(math.gcd(*batch_sizes) // count, 1)
   least = max(fsdp // math.gcd(fsdp, count), 1)
-  most = min(usable_cpus(), 8)
+  samples = min(batch_sizes) // count
+  most = min(usable_cpus(), 8, samples // _LEAST_SAMPLES)
   valid = [
       n for n in range(least, most + 1) if batch % n == 0 and n % least == 0
   ]
