@@ -1,7 +1,7 @@
 r"""The demo: synthetic drawings of groups, rendered on the fly without files.
 
 The class is negative, neutral or positive and depends on facial expressions and
-on interactions between people. Trains in 12 to 18 minutes on 2 CPU cores to an
+on interactions between people. Trains in 18 minutes on 2 slow CPU cores to an
 accuracy of 0.95 on val; chance is 0.33 (benchmarks/RESULTS.md).
 
   python -m vemd_jax.main --config=configs/group_scenes.py --workdir=W

@@ -9,7 +9,7 @@ FACES has single faces with a column `subject` in labels.csv, in the layout of
 configs/folder.py. The table has the accuracy of each run, what its latent tells
 about emotion and identity as `vemd audit` measures it, and epsilon
 (`pip install -e ".[audit,dp]"`). A run takes 2 to 5 minutes on a CPU core, with
-DP-SGD about 10.
+DP-SGD up to 14.
 
 In the first group the narrowness of the latent changes, in the second the noise
 of DP-SGD; the first row of each is the baseline.

@@ -226,15 +226,15 @@ def check_classes(
     ValueError: if they differ; names the dataset and both lists.
   """
   for name, stored in _other_classes(workdir, classes).items():
+    found = 'have no labels; expected labelled data'
+    if classes[name]:
+      found = (
+          f'{", ".join(classes[name])}; expected config.data.classes='
+          f'{tuple(stored)}'
+      )
     raise ValueError(
         f'{name}: the checkpoints of {workdir} have the classes '
-        f'{", ".join(stored)}, in this order, and the data '
-        + (
-            f'{", ".join(classes[name])}; expected config.data.classes='
-            f'{tuple(stored)}'
-            if classes[name]
-            else 'have no labels; expected labelled data'
-        )
+        f'{", ".join(stored)}, in this order, and the data {found}'
     )
 
 
