@@ -1,4 +1,4 @@
-"""The kernel gradient of convolutions against XLA's and a sum by hand."""
+"""Gradients of convolution and pooling against XLA's and sums by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +49,54 @@ def test_kernel_gradient(
   monkeypatch.setattr(convolution, '_LEAST_CHANNELS', 2**30)
   wanted = _kernel_gradient(layer, x, weights)
   np.testing.assert_allclose(ours(), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_kernel_gradient_of_few_channels():
+  """Of 1 x 1 kernels a product, of larger ones XLA's."""
+  x = jax.random.normal(jax.random.key(1), (2, 6, 5, 8))
+  for size, products in ((1, 1), (3, 0)):
+    layer = convolution.Conv(4, (size, size), strides=2, use_bias=False)
+    weights = jax.random.normal(jax.random.key(2), (2, 3, 3, 4))
+    ours = jax.jit(lambda y=layer, w=weights: _kernel_gradient(y, x, w))
+    assert ours.lower().as_text().count('stablehlo.dot_general') == products
+  found = _kernel_gradient(
+      convolution.Conv(4, (1, 1), strides=2, use_bias=False), x, weights
+  )
+  wanted = np.einsum('nhwc,nhwf->cf', x[:, ::2, ::2], weights)
+  np.testing.assert_allclose(found[0, 0], wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('shape', [(2, 6, 8, 3), (1, 5, 7, 2), (1, 1, 2, 1)])
+def test_max_pool(shape):
+  """Value and gradient by hand; of equal pixels the first one counts."""
+  rng = np.random.default_rng(0)
+  x = rng.integers(-3, 3, shape).astype(np.float32)
+  n, height, width, channels = shape
+  size = n, (height + 1) // 2, (width + 1) // 2, channels
+  weights = rng.normal(size=size).astype(np.float32)
+  value, gradient = np.zeros(size), np.zeros(shape)
+  for b, y, z, c in np.ndindex(size):
+    pixels = [
+        (i, j)
+        for i in range(max(2 * y - 1, 0), min(2 * y + 2, height))
+        for j in range(max(2 * z - 1, 0), min(2 * z + 2, width))
+    ]
+    i, j = max(pixels, key=lambda p: x[b, *p, c])
+    value[b, y, z, c] = x[b, i, j, c]
+    gradient[b, i, j, c] += weights[b, y, z, c]
+
+  @jax.jit
+  @jax.value_and_grad
+  def total(x):
+    return jnp.sum(convolution.max_pool(x) * weights)
+
+  found = convolution.max_pool(jnp.asarray(x))
+  np.testing.assert_array_equal(found, value)
+  np.testing.assert_allclose(total(x)[1], gradient, rtol=1e-5, atol=1e-6)
+  # The gradient of XLA is the same, and not what the CPU uses.
+  other = jax.vjp(convolution._max_pool, jnp.asarray(x))[1](weights)[0]
+  np.testing.assert_allclose(other, gradient, rtol=1e-5, atol=1e-6)
+  assert 'select_and_scatter' not in total.lower(x).as_text()
 
 
 def test_groups_keep_the_gradient_of_xla(monkeypatch):

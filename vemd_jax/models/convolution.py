@@ -1,4 +1,4 @@
-"""Convolutions whose kernel gradient is fast on the CPU, too."""
+"""Convolution and max pooling whose gradients are fast on the CPU, too."""
 
 import functools
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 # With fewer (input times output) channels the products are too small to be
-# faster.
+# faster, unless there is only one.
 _LEAST_CHANNELS = 128 * 128
 
 
@@ -28,8 +28,8 @@ def convolve(
   XLA computes the kernel gradient as a convolution whose window is the whole
   image; on the CPU that has a tenth to a half of the speed of a matrix product
   (benchmarks/RESULTS.md). There it is computed as one product for each position
-  of the kernel. Other platforms keep XLA's, and so do kernels with few channels
-  or with groups, and dilated inputs.
+  of the kernel. Other platforms keep XLA's, and so do kernels with groups,
+  those larger than 1 x 1 with few channels, and dilated inputs.
 
   Args:
     lhs: [N, H, W, C].
@@ -54,7 +54,8 @@ def convolve(
       **options,
   )
   plain = feature_group_count > 1 or max(lhs_dilation) > 1 or rhs.ndim != 4
-  if plain or rhs.shape[2] * rhs.shape[3] < _LEAST_CHANNELS:
+  small = rhs.shape[2] * rhs.shape[3] < _LEAST_CHANNELS
+  if plain or (small and rhs.shape[:2] != (1, 1)):
     return convolution(lhs, rhs)
 
   def xla_gradient(x, gradient):
@@ -104,3 +105,59 @@ def convolve(
 
 
 Conv = functools.partial(nn.Conv, conv_general_dilated=convolve)
+
+
+def _max_pool(x: jax.Array) -> jax.Array:
+  return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+
+
+def _max_pool_by_slices(x: jax.Array) -> jax.Array:
+  """As `_max_pool`, with the same pixel of several equal ones, the first."""
+  height, width = ((side + 1) // 2 for side in x.shape[1:3])
+  pads = ((0, 0), (1, 1), (1, 1), (0, 0))
+  x = jnp.pad(x, pads, constant_values=-jnp.inf)
+  largest = None
+  for i in range(3):
+    for j in range(3):
+      pixels = x[:, i : i + 2 * height - 1 : 2, j : j + 2 * width - 1 : 2]
+      if largest is None:
+        largest = pixels
+      else:
+        largest = jnp.where(pixels > largest, pixels, largest)
+  return largest
+
+
+@jax.custom_vjp
+def max_pool(x: jax.Array) -> jax.Array:
+  """The largest of 3 x 3 pixels, stride 2, padding 1.
+
+  XLA's gradient looks for the largest pixel with index arrays as large as the
+  input; on the CPU comparing slices is several times faster
+  (benchmarks/RESULTS.md). Other platforms keep XLA's.
+
+  Args:
+    x: [N, H, W, C].
+
+  Returns:
+    [N, (H + 1) // 2, (W + 1) // 2, C].
+  """
+  return _max_pool(x)
+
+
+def _max_pool_forward(x):
+  return _max_pool(x), x
+
+
+def _max_pool_backward(x, gradient):
+  def gradient_of(function):
+    return lambda x, gradient: jax.vjp(function, x)[1](gradient)
+
+  return jax.lax.platform_dependent(
+      x,
+      gradient,
+      cpu=gradient_of(_max_pool_by_slices),
+      default=gradient_of(_max_pool),
+  )
+
+
+max_pool.defvjp(_max_pool_forward, _max_pool_backward)

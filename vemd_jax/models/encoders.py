@@ -7,7 +7,7 @@ from jax.typing import DTypeLike
 
 from vemd_jax import import_path
 from vemd_jax.models import layers, vit
-from vemd_jax.models.convolution import Conv
+from vemd_jax.models.convolution import Conv, max_pool
 
 # Bottleneck blocks per stage (arXiv 1512.03385, table 1).
 RESNETS = {
@@ -117,7 +117,7 @@ class ResNet(nn.Module):
     )(image)  # fmt: skip
     x = layers.BatchNorm(dtype=self.dtype, name='norm')(x, train=train)
     stages = [nn.relu(x)]
-    x = nn.max_pool(stages[0], (3, 3), (2, 2), ((1, 1), (1, 1)))
+    x = max_pool(stages[0])
     for i, depth in enumerate(self.depths):
       for j in range(depth):
         block = _Bottleneck(
