@@ -54,7 +54,7 @@ def commands(accelerator: bool, torch: bool) -> list[str]:
     some += [
         'train_step.py --config=configs/group_scenes.py',
         *(
-            f'train_step.py --config={recipe} --batch=4 --steps=5 {_NO_VIT}'
+            f'train_step.py --config={recipe} --batch=4 --steps=2 {_NO_VIT}'
             for recipe in _GAF3
         ),
     ]

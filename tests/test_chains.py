@@ -309,6 +309,17 @@ def test_the_price_of_privacy(tmp_path):
   assert '| width 4, KL 0.01 | 1 |' in run(table, tmp_path)
 
 
+@pytest.mark.slow
+def test_the_ablations(tmp_path):
+  """The first row of each group in configs/ablations.py, and the table."""
+  sweep, table = documented('configs/ablations.py')
+  run(sweep, tmp_path, '--seeds=1', '--only=*/relations', '--config.steps=4')
+  text = run(table, tmp_path)
+  for group in ('people at centers', 'limb maps'):
+    _, rest = text.split(f'### {group}: accuracy (WAR) on val')
+    assert '| relations | 1 |' in rest.split('###')[0]
+
+
 # A row of each table, which starts from stage 1.
 PAPER = {
     'gaf3': 've_md_sr raw',
