@@ -17,7 +17,6 @@ _SHORT = {
     'data.group_scenes.train_samples': 6000,
     # The standard error of a run's accuracy is then 0.012.
     'data.group_scenes.val_samples': 1500,
-    'data.test_split': '',
     'model.parts': ('body',),
 }
 # Row name, config overrides. The first row is the baseline.
@@ -41,27 +40,22 @@ _MAPS_RECIPE = {
     'model.head.structure_gradient': 0.0,
     'optim.learning_rate': 2.4e-3,
 }
+# Group, variant of the recipe, overrides of the whole group, rows.
+_GROUPS = (
+    ('people at centers', 'relations', {}, _CENTERS),
+    ('limb maps', 've_md_sr', _MAPS_RECIPE, _MAPS),
+)
 
 SWEEP = Sweep(
-    rows=(
-        *(
-            Row(
-                'people at centers',
-                name,
-                'group_scenes.py:relations,interaction',
-                {**_SHORT, **changes},
-            )
-            for name, changes in _CENTERS
-        ),
-        *(
-            Row(
-                'limb maps',
-                name,
-                'group_scenes.py:ve_md_sr,interaction',
-                {**_SHORT, **_MAPS_RECIPE, **changes},
-            )
-            for name, changes in _MAPS
-        ),
+    rows=tuple(
+        Row(
+            group,
+            name,
+            f'group_scenes.py:{variant},interaction',
+            {**_SHORT, **shared, **changes},
+        )
+        for group, variant, shared, rows in _GROUPS
+        for name, changes in rows
     ),
     metrics=('accuracy', 'body_pck', 'body_presence_ap'),
     seeds=3,

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 # With fewer (input times output) channels the products are too small to be
-# faster, unless there is only one.
+# faster, unless there is only one product, as for 1 x 1 kernels.
 _LEAST_CHANNELS = 128 * 128
 
 
